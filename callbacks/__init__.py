@@ -1,0 +1,1 @@
+"""What happens around training: prototype refresh, evaluation, timing, progress."""

@@ -1,0 +1,140 @@
+"""Runs evaluation tasks during fit and in test, on one extraction pass per picture set."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor
+
+from datamodules.datamodule import ImageTextDataModule
+from datamodules.sources import Pictures
+from protoclip.evaluation import class_features
+from protoclip.evaluation.tasks import Extracted, Task
+from protoclip.module import ImageTextPretraining
+
+LEFT_OUT = ("pooled", "tokens", "token_mask")
+"""Outputs that no task looks at and that would fill the memory."""
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What a task gave, and on what."""
+
+    metrics: dict[str, float]
+    counts: dict[str, int]
+    prompts: str | None
+
+
+class Evaluation(Callback):
+    """Evaluates frozen features.
+
+    Args:
+        validation: tasks by name that run during fit; their metrics are logged as ``validation/<task>/<metric>``.
+        test: tasks by name that run in test.
+
+    Attributes:
+        results: of the last test, by task; a task that the model has no features for is left out.
+        extracted: features of the last pass, by picture set.
+    """
+
+    def __init__(self, validation: Mapping[str, Task] | None = None, test: Mapping[str, Task] | None = None) -> None:
+        self.tasks = {"validation": dict(validation or {}), "test": dict(test or {})}
+        self.results: dict[str, TaskResult] = {}
+        self.extracted: dict[str, Extracted] = {}
+        self._parts: dict[int, list[dict[str, Tensor]]] = defaultdict(list)
+
+    def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Keep a batch's features."""
+        self._collect(*args, **kwargs)
+
+    def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Keep a batch's features."""
+        self._collect(*args, **kwargs)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Score the validation sets."""
+        self._score("validation", pl_module)
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Score the test sets."""
+        self.results = self._score("test", pl_module)
+
+    def _collect(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Mapping[str, Tensor],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        part = {name: batch[name].cpu() for name in ("label", "owner") if name in batch}
+        for tower, values in outputs.items():
+            part |= {f"{tower}/{name}": value.cpu() for name, value in values.items() if name not in LEFT_OUT}
+        self._parts[dataloader_idx].append(part)
+
+    def _score(self, stage: str, module: pl.LightningModule) -> dict[str, TaskResult]:
+        assert isinstance(module, ImageTextPretraining)
+        datamodule = module.trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(datamodule, ImageTextDataModule)
+        sets: Mapping[str, Pictures] = getattr(datamodule, stage)
+        self.extracted = {
+            name: _join(self._parts[place], *_prompts(module, datamodule, pictures))
+            for place, (name, pictures) in enumerate(sets.items())
+        }
+        self._parts.clear()
+        results = {
+            name: TaskResult(task(self.extracted), _counts(task, self.extracted), self._prompts_hash(task))
+            for name, task in self.tasks[stage].items()
+            if task.applies(self.extracted)
+        }
+        for name, result in results.items():
+            module.log_dict({f"{stage}/{name}/{metric}": value for metric, value in result.metrics.items()})
+        return results
+
+    def _prompts_hash(self, task: Task) -> str | None:
+        return self.extracted[task.pictures].prompts_hash
+
+
+def _join(parts: list[dict[str, Tensor]], classes: Tensor | None, prompts_hash: str | None) -> Extracted:
+    columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return Extracted(
+        image={name.removeprefix("image/"): value for name, value in columns.items() if name.startswith("image/")},
+        labels=columns["label"],
+        text={name.removeprefix("text/"): value for name, value in columns.items() if name.startswith("text/")},
+        owner=columns.get("owner", torch.empty(0, dtype=torch.int64)),
+        class_features=classes,
+        prompts_hash=prompts_hash,
+    )
+
+
+@torch.no_grad()
+def _prompts(
+    module: ImageTextPretraining, datamodule: ImageTextDataModule, pictures: Pictures
+) -> tuple[Tensor | None, str | None]:
+    """Class features of a labelled set [classes, dim] and the hash of its prompts."""
+    names, templates = getattr(pictures, "classnames", None), getattr(pictures, "templates", None)
+    if not names or not templates:
+        return None, None
+    prompts = [template.format(name) for name in names for template in templates]
+    encoded = []
+    for ids in torch.split(datamodule.tokenize(prompts), datamodule.evaluation_batch_size):
+        with module.trainer.precision_plugin.forward_context():
+            encoded.append(module.encode("text", ids.to(module.device))["features"].float().cpu())
+    features = torch.cat(encoded).reshape(len(names), len(templates), -1)
+    return class_features(features), sha256("\n".join(prompts).encode()).hexdigest()[:16]
+
+
+def _counts(task: Task, sets: Mapping[str, Extracted]) -> dict[str, int]:
+    counts = {f"{name}_pictures": len(sets[name].labels) for name in task.needs}
+    found = sets[task.pictures]
+    if found.text:
+        counts["captions"] = len(found.owner)
+    if found.class_features is not None:
+        counts["classes"] = len(found.class_features)
+    return counts

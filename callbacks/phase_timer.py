@@ -1,0 +1,70 @@
+"""Seconds of every phase of an episode, and the relative epoch."""
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+
+from protoclip.clock import PhaseClock
+from protoclip.module import ImageTextPretraining
+
+COST_PHASES = ("extraction", "clustering", "back_translation", "training")
+
+
+class PhaseTimer(Callback):
+    """Logs ``seconds/<phase>`` at the end of each episode, keeps the run's sums, and survives a resume.
+
+    The **relative epoch** is (extraction + clustering + back translation + training) / training: what an episode costs
+    in units of one without prototypes.
+    """
+
+    def __init__(self) -> None:
+        self.episodes: list[dict[str, float]] = []
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Whatever no other callback claims is training."""
+        _clock(pl_module).begin("training", int(trainer.num_training_batches))
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object) -> None:
+        """Tell the progress bar."""
+        listener = _clock(pl_module).listener
+        if listener is not None:
+            listener.phase_advanced()
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Validation is not part of an episode's cost."""
+        _clock(pl_module).begin("validation")
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Back to training."""
+        _clock(pl_module).end()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the episode's seconds."""
+        _clock(pl_module).end()
+        seconds = _clock(pl_module).pop_seconds()
+        self.episodes.append(seconds)
+        figures = {f"seconds/{name}": value for name, value in seconds.items()}
+        pl_module.log_dict(figures | {"relative_epoch": relative_epoch([seconds])}, on_epoch=True, on_step=False)
+
+    def state_dict(self) -> dict[str, list[dict[str, float]]]:
+        """The episodes so far."""
+        return {"episodes": self.episodes}
+
+    def load_state_dict(self, state_dict: dict[str, list[dict[str, float]]]) -> None:
+        """Go on after the episodes so far."""
+        self.episodes = list(state_dict["episodes"])
+
+
+def total_seconds(episodes: list[dict[str, float]]) -> dict[str, float]:
+    """Sum over episodes by phase, those that an episode costs."""
+    return {name: sum(episode.get(name, 0.0) for episode in episodes) for name in COST_PHASES}
+
+
+def relative_epoch(episodes: list[dict[str, float]]) -> float:
+    """All phases over training alone."""
+    totals = total_seconds(episodes)
+    return sum(totals.values()) / totals["training"]
+
+
+def _clock(module: pl.LightningModule) -> PhaseClock:
+    assert isinstance(module, ImageTextPretraining)
+    return module.clock

@@ -1,0 +1,58 @@
+"""A progress bar that says what an episode is doing: extracting, clustering, training."""
+
+import sys
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm, TQDMProgressBar
+
+from protoclip.module import ImageTextPretraining
+
+SHOWN = {"extraction": "extracting", "clustering": "clustering", "back_translation": "back-translating"}
+
+
+class EpisodeProgress(TQDMProgressBar):
+    """Lightning's bar, with the episode's number and a bar of its own for each phase of the refresh.
+
+    Args:
+        refresh_rate: steps between updates.
+    """
+
+    def __init__(self, refresh_rate: int = 10) -> None:
+        super().__init__(refresh_rate=refresh_rate)
+        self._phase_bar: Any = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Listen to the module's clock."""
+        super().setup(trainer, pl_module, stage)
+        assert isinstance(pl_module, ImageTextPretraining)
+        pl_module.clock.listener = self
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *args: Any) -> None:
+        """Name the episode."""
+        super().on_train_epoch_start(trainer, *args)
+        self.train_progress_bar.set_description(self._title("training"))
+
+    def phase_changed(self, name: str | None, total: int | None) -> None:
+        """Open a bar for a phase of the refresh; training and validation have Lightning's."""
+        if self._phase_bar is not None:
+            self._phase_bar.close()
+            self._phase_bar = None
+        if name in SHOWN and self.is_enabled:
+            self._phase_bar = Tqdm(
+                desc=self._title(SHOWN[name]), total=total, leave=False, dynamic_ncols=True, file=sys.stdout
+            )
+
+    def phase_advanced(self) -> None:
+        """One step of the current phase is done."""
+        if self._phase_bar is not None:
+            self._phase_bar.update()
+
+    def _title(self, phase: str) -> str:
+        return f"episode {self.trainer.current_epoch + 1}/{self.trainer.max_epochs} {phase}"
+
+    def get_metrics(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The running loss, without Lightning's version number."""
+        metrics = super().get_metrics(*args, **kwargs)
+        metrics.pop("v_num", None)
+        return metrics

@@ -1,0 +1,1 @@
+"""From files to batches: pairs, episodes, views, labelled and retrieval sets."""

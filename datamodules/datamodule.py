@@ -1,0 +1,114 @@
+"""The LightningDataModule: episodes of training pairs, and the picture sets of validation and test."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from datamodules.datasets import EpisodeDataset, EvaluationDataset, collate_evaluation
+from datamodules.episodes import EpisodePlan, EpisodeSampler
+from datamodules.sources import PairSource, Pictures
+from datamodules.views import MEAN, STD, PictureTransform, Tokenize, evaluation_transform
+
+Loader = DataLoader[dict[str, Tensor]]
+
+
+class ImageTextDataModule(pl.LightningDataModule):
+    """Batches for training, prototype extraction, validation and test.
+
+    Args:
+        train: corpus of pairs.
+        plan: from the corpus' size to its episodes.
+        image_views: for each image view a function ``(image_size, *, mean, std)`` that gives its transform.
+        text_views: names of the text views.
+        tokenize: captions to ids.
+        batch_size: pairs of a training batch.
+        image_size: side of the towers' input.
+        mean: normalisation of the channels.
+        std: normalisation of the channels.
+        validation: picture sets by name, looked at during fit.
+        test: picture sets by name, looked at afterwards.
+        evaluation_batch_size: pictures of a batch without gradient.
+        num_workers: loader processes.
+        seed: of episodes, captions and augmentations.
+    """
+
+    def __init__(
+        self,
+        train: PairSource,
+        plan: Callable[[int], EpisodePlan],
+        *,
+        image_views: Mapping[str, Callable[..., PictureTransform]],
+        text_views: Sequence[str],
+        tokenize: Tokenize,
+        batch_size: int,
+        image_size: int,
+        mean: Sequence[float] = MEAN,
+        std: Sequence[float] = STD,
+        validation: Mapping[str, Pictures] | None = None,
+        test: Mapping[str, Pictures] | None = None,
+        evaluation_batch_size: int = 256,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.train = train
+        self.plan = plan(len(train))
+        self.tokenize = tokenize
+        self.batch_size = batch_size
+        self.validation = dict(validation or {})
+        self.test = dict(test or {})
+        self.evaluation_batch_size = evaluation_batch_size
+        self.num_workers = num_workers
+        self.evaluation_transform = evaluation_transform(image_size, mean=mean, std=std)
+        self.dataset = EpisodeDataset(
+            train,
+            image_views={name: build(image_size, mean=mean, std=std) for name, build in image_views.items()},
+            text_views=text_views,
+            tokenize=tokenize,
+            seed=seed,
+        )
+        self._next_episode = 0
+        self._extraction: Loader | None = None
+
+    def train_dataloader(self) -> Loader:
+        """Whole batches of an episode in random order; the sampler goes from episode to episode by itself."""
+        sampler = EpisodeSampler(self.plan, purpose="train", batch_size=self.batch_size, episode=self._next_episode)
+        return self._loader(self.dataset, sampler=sampler, batch_size=self.batch_size)
+
+    def extraction_dataloader(self, episode: int) -> Loader:
+        """All pairs of an episode by position, under another draw of the training augmentation."""
+        if self._extraction is None:
+            batch_size = min(self.evaluation_batch_size, self.plan.size)
+            sampler = EpisodeSampler(self.plan, purpose="extract", batch_size=batch_size)
+            self._extraction = self._loader(self.dataset, sampler=sampler, batch_size=batch_size)
+        assert isinstance(self._extraction.sampler, EpisodeSampler)
+        self._extraction.sampler.set_epoch(episode)
+        return self._extraction
+
+    def val_dataloader(self) -> list[Loader]:
+        """One loader per picture set of the validation, in order."""
+        return [self.evaluation_dataloader(pictures) for pictures in self.validation.values()]
+
+    def test_dataloader(self) -> list[Loader]:
+        """One loader per picture set of the test, in order."""
+        return [self.evaluation_dataloader(pictures) for pictures in self.test.values()]
+
+    def evaluation_dataloader(self, pictures: Pictures) -> Loader:
+        """All pictures of a set, with their captions or labels."""
+        dataset = EvaluationDataset(pictures, transform=self.evaluation_transform, tokenize=self.tokenize)
+        return self._loader(dataset, batch_size=self.evaluation_batch_size, collate_fn=collate_evaluation)
+
+    def _loader(self, dataset: Any, **options: Any) -> Loader:
+        return DataLoader(dataset, num_workers=self.num_workers, persistent_workers=self.num_workers > 0, **options)
+
+    def state_dict(self) -> dict[str, int]:
+        """The episode to go on with: a checkpoint is written at the end of an episode, before Lightning counts it."""
+        assert self.trainer is not None
+        return {"next_episode": self.trainer.current_epoch + 1}
+
+    def load_state_dict(self, state_dict: Mapping[str, int]) -> None:
+        """Start at the checkpoint's next episode: Lightning builds the first iterator before any hook could say so."""
+        self._next_episode = state_dict["next_episode"]

@@ -1,0 +1,104 @@
+"""Samples of training episodes and of evaluation sets, and how they are collated."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+from datamodules.episodes import SampleKey
+from datamodules.sources import PairSource, Pictures
+from datamodules.views import PictureTransform, Tokenize, seeded
+from protoclip.seeds import derive_seed
+
+
+class EpisodeDataset(Dataset[dict[str, Any]]):
+    """Training pairs, addressed by ``SampleKey``: every draw is a function of the key and the seed.
+
+    Args:
+        source: the corpus.
+        image_views: random transforms by view name.
+        text_views: names of the views that are the drawn caption.
+        tokenize: captions to ids.
+        seed: of all draws.
+    """
+
+    def __init__(
+        self,
+        source: PairSource,
+        *,
+        image_views: Mapping[str, PictureTransform],
+        text_views: Sequence[str],
+        tokenize: Tokenize,
+        seed: int,
+    ) -> None:
+        self.source = source
+        self.image_views = dict(image_views)
+        self.text_views = tuple(text_views)
+        self.tokenize = tokenize
+        self.seed = seed
+
+    def caption(self, key: SampleKey) -> str:
+        """The caption of a pair, one of several, the same in both passes over a block."""
+        captions = self.source.captions(key.index)
+        return captions[derive_seed(self.seed, "caption", key.block, key.position) % len(captions)]
+
+    def __getitem__(self, key: SampleKey) -> dict[str, Any]:
+        sample: dict[str, Any] = {
+            "index": key.index,
+            "position": key.position,
+            "episode": key.episode,
+            "block": key.block,
+            "label": self.source.label(key.index),
+        }
+        picture = self.source.image(key.index)
+        for name, transform in self.image_views.items():
+            with seeded(derive_seed(self.seed, key.purpose, key.episode, key.position, name)):
+                sample[name] = transform(picture)
+        if self.text_views:
+            ids = self.tokenize([self.caption(key)])[0]
+            sample |= dict.fromkeys(self.text_views, ids)
+        return sample
+
+
+class EvaluationDataset(Dataset[dict[str, Any]]):
+    """Pictures under the test transform, with all their captions where they have any.
+
+    Args:
+        source: pictures, labelled ones or pairs.
+        transform: deterministic.
+        tokenize: captions to ids.
+    """
+
+    def __init__(self, source: Pictures, *, transform: PictureTransform, tokenize: Tokenize) -> None:
+        self.source = source
+        self.transform = transform
+        self.tokenize = tokenize
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        sample = {"index": index, "label": self.source.label(index), "image": self.transform(self.source.image(index))}
+        captions = getattr(self.source, "captions", None)
+        if captions is not None:
+            sample["text"] = self.tokenize(captions(index))
+        return sample
+
+
+def collate_evaluation(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """Stack pictures and line up their captions.
+
+    Returns:
+        ``image``, ``label`` and ``index`` by picture; where there are captions, ``text`` [captions, length], ``owner``
+        (each caption's picture index) and ``first_caption`` (row of each picture's first caption).
+    """
+    texts = [sample.pop("text") for sample in samples if "text" in sample]
+    batch: dict[str, Tensor] = default_collate(samples)
+    if texts:
+        counts = torch.tensor([len(text) for text in texts])
+        batch["text"] = torch.cat(texts)
+        batch["owner"] = batch["index"].repeat_interleave(counts)
+        batch["first_caption"] = counts.cumsum(0) - counts
+    return batch

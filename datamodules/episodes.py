@@ -1,0 +1,145 @@
+"""Episodes: which pairs of the corpus are trained on when, as a pure function of (seed, episode).
+
+An episode is m pairs drawn from the corpus, and one Lightning epoch. ``refresh_every`` episodes in a row form a block:
+they share their pairs and captions, and so their prototype labels, which are kept by position in the episode.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from protoclip.seeds import derive_seed
+
+DRAWS = ("independent", "partition")
+
+
+@dataclass(frozen=True, slots=True)
+class SampleKey:
+    """All that a sample depends on; it travels from the sampler to the workers in place of a bare index."""
+
+    index: int
+    """Place in the corpus."""
+    position: int
+    """Place in the episode."""
+    episode: int
+    block: int
+    purpose: str
+    """``train`` or ``extract``: the two passes see the same pair and caption, and draw different augmentations."""
+
+
+@dataclass(frozen=True)
+class EpisodePlan:
+    """The pairs of every episode.
+
+    Attributes:
+        corpus_size: pairs M of the corpus.
+        size: pairs m of an episode.
+        seed: of every draw.
+        refresh_every: episodes of a block.
+        replacement: draw with replacement inside an episode, as ProtoCLIP's code does.
+        draw: ``independent`` draws each block anew (the paper); ``partition`` cuts a permutation of the corpus into
+            blocks, a new permutation for each pass; what does not fill a block is left out of that pass.
+
+    Raises:
+        ValueError: sizes or options that do not fit together.
+    """
+
+    corpus_size: int
+    size: int
+    seed: int = 0
+    refresh_every: int = 1
+    replacement: bool = False
+    draw: str = "independent"
+
+    def __post_init__(self) -> None:
+        if self.draw not in DRAWS:
+            raise ValueError(f"episode.draw is one of {', '.join(DRAWS)}, not {self.draw!r}")
+        if self.size < 1 or self.refresh_every < 1:
+            raise ValueError("episode.size and episode.refresh_every are 1 or more")
+        if self.size > self.corpus_size and not self.replacement:
+            raise ValueError(
+                f"an episode of {self.size} pairs from a corpus of {self.corpus_size}: "
+                f"set episode.size to {self.corpus_size} or less, or episode.replacement=true"
+            )
+        if self.replacement and self.draw == "partition":
+            raise ValueError("episode.draw=partition draws without replacement: set episode.replacement=false")
+
+    def block(self, episode: int) -> int:
+        """The block that an episode belongs to."""
+        return episode // self.refresh_every
+
+    def indices(self, block: int) -> np.ndarray:
+        """Corpus indices of a block by position [size]."""
+        if self.draw == "partition":
+            per_pass = self.corpus_size // self.size
+            order = self._generator("partition", block // per_pass).permutation(self.corpus_size)
+            start = block % per_pass * self.size
+            return order[start : start + self.size]
+        return self._generator("draw", block).choice(self.corpus_size, self.size, replace=self.replacement)
+
+    def order(self, episode: int) -> np.ndarray:
+        """Positions in the order in which an episode trains on them [size]."""
+        return self._generator("order", episode).permutation(self.size)
+
+    def _generator(self, purpose: str, number: int) -> np.random.Generator:
+        return np.random.default_rng(derive_seed(self.seed, purpose, number))
+
+
+class EpisodeSampler(Sampler[SampleKey]):
+    """The samples of one episode after the other.
+
+    Lightning calls ``set_epoch`` before every episode but the first of a run, whose iterator it builds before any hook;
+    ``episode`` is where the run starts or resumes.
+
+    Args:
+        plan: the episodes.
+        purpose: ``train`` in random order, whole batches only, or ``extract`` all of them by position.
+        batch_size: pairs of a batch.
+        episode: the first episode.
+
+    Raises:
+        ValueError: a batch larger than the episode.
+    """
+
+    def __init__(self, plan: EpisodePlan, *, purpose: str, batch_size: int, episode: int = 0) -> None:
+        if batch_size > plan.size:
+            raise ValueError(
+                f"a batch of {batch_size} from an episode of {plan.size}: lower batch_size or raise episode.size"
+            )
+        self.plan = plan
+        self.purpose = purpose
+        self.episode = episode
+        self._length = plan.size // batch_size * batch_size if purpose == "train" else plan.size
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to an episode; takes effect at the next iteration."""
+        self.episode = epoch
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[SampleKey]:
+        episode = self.episode
+        block = self.plan.block(episode)
+        indices = self.plan.indices(block)
+        positions = self.plan.order(episode) if self.purpose == "train" else np.arange(self.plan.size)
+        for position in positions[: self._length].tolist():
+            yield SampleKey(int(indices[position]), position, episode, block, self.purpose)
+
+
+def episode_count(plan_size: int, corpus_size: int, *, episodes: int | None = None, epochs: float | None = None) -> int:
+    """Length of a run in episodes, given as such or as passes over the corpus.
+
+    Raises:
+        ValueError: neither or both are given, or less than one episode results.
+    """
+    if (episodes is None) == (epochs is None):
+        raise ValueError("give either run.episodes or run.epochs")
+    if episodes is None:
+        assert epochs is not None
+        episodes = round(epochs * corpus_size / plan_size)
+    if episodes < 1:
+        raise ValueError("the run is shorter than one episode: raise run.epochs, or lower episode.size")
+    return episodes

@@ -1,0 +1,98 @@
+"""Views: named, randomly augmented inputs of the towers, made from a picture or a caption in the loader's workers.
+
+torchvision's transforms draw from torch's global generator. ``seeded`` sets it anew for each (seed, pass, episode,
+position, view), so that a view does not depend on workers, order or what was drawn before.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+from datamodules.sources import Picture
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+PictureTransform = Callable[[Picture], Tensor]
+Tokenize = Callable[[Sequence[str]], Tensor]
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Run the body with torch's CPU generator at a seed, and put the generator back afterwards."""
+    generator = torch.default_generator
+    state = generator.get_state()
+    generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        generator.set_state(state)
+
+
+def train_transform(
+    image_size: int,
+    *,
+    crop_scale: Sequence[float] = (0.5, 1.0),
+    flip: float = 0.0,
+    jitter: Sequence[float] = (0.8, 0.8, 0.8, 0.2),
+    jitter_probability: float = 0.0,
+    grayscale: float = 0.0,
+    blur: float = 0.0,
+    blur_kernel: int = 21,
+    blur_sigma: Sequence[float] = (0.1, 2.0),
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
+) -> PictureTransform:
+    """SimCLR's family of augmentations, in the order of ProtoCLIP's code; what has probability 0 is left out.
+
+    Args:
+        image_size: side of the result.
+        crop_scale: share of the area that a random crop keeps, bicubic, aspect ratio 3/4 to 4/3.
+        flip: probability of a horizontal flip.
+        jitter: strengths of brightness, contrast, saturation and hue.
+        jitter_probability: probability of the colour jitter.
+        grayscale: probability of losing colour.
+        blur: probability of a Gaussian blur.
+        blur_kernel: its side in pixels, odd.
+        blur_sigma: range of its standard deviation.
+        mean: subtracted from each channel in [0, 1].
+        std: divides each channel.
+
+    Returns:
+        A picklable function from a picture to a float32 tensor [3, image_size, image_size].
+    """
+    steps: list[Any] = [
+        v2.RandomResizedCrop(image_size, tuple(crop_scale), interpolation=v2.InterpolationMode.BICUBIC, antialias=True)
+    ]
+    if flip:
+        steps.append(v2.RandomHorizontalFlip(flip))
+    if jitter_probability:
+        steps.append(v2.RandomApply([v2.ColorJitter(*jitter)], jitter_probability))
+    if grayscale:
+        steps.append(v2.RandomGrayscale(grayscale))
+    if blur:
+        steps.append(v2.RandomApply([v2.GaussianBlur(blur_kernel, tuple(blur_sigma))], blur))
+    transform: PictureTransform = v2.Compose([*steps, *_to_tensor(mean, std)])
+    return transform
+
+
+def evaluation_transform(
+    image_size: int, *, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
+) -> PictureTransform:
+    """Bicubic resize of the shorter side and centre crop, as CLIP is tested."""
+    resize = v2.Resize(image_size, interpolation=v2.InterpolationMode.BICUBIC, antialias=True)
+    transform: PictureTransform = v2.Compose([resize, v2.CenterCrop(image_size), *_to_tensor(mean, std)])
+    return transform
+
+
+def _to_tensor(mean: Sequence[float], std: Sequence[float]) -> list[Any]:
+    return [
+        v2.ToImage(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(list(mean), list(std)),
+        v2.ToPureTensor(),
+    ]

@@ -1,0 +1,48 @@
+"""``protoclip-train``: fit, then test, of a composed config or of a sweep of them."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+
+from protoclip.cli.errors import MISTAKES, exit_code
+
+CONFIGS = "pkg://conf"
+
+
+def train(argv: Sequence[str] | None = None) -> int:
+    """Run Hydra's command line.
+
+    Args:
+        argv: words after the program's name, ``sys.argv`` by default.
+
+    Returns:
+        Exit code: 0, or 2 after a mistake that the user can mend, told in one line.
+    """
+    mistakes: list[Exception] = []
+
+    @hydra.main(version_base="1.3", config_path=CONFIGS, config_name="config")
+    def job(config: DictConfig) -> None:
+        from protoclip.cli.experiment import run_experiment  # noqa: PLC0415 - torch and Lightning take seconds
+
+        try:
+            run_experiment(config)
+        except MISTAKES as error:  # Hydra would add lines of its own
+            mistakes.append(error)
+
+    def command() -> None:
+        job()
+        if mistakes:
+            raise mistakes[0]
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    words = sys.argv
+    sys.argv = ["protoclip-train", *(words[1:] if argv is None else argv)]
+    try:
+        return exit_code(command)
+    finally:
+        sys.argv = words
+        GlobalHydra.instance().clear()

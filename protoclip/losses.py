@@ -1,0 +1,108 @@
+"""Contrastive losses as pure functions on tensors.
+
+Features are L2-normalised, [batch, dim]; ``logit_scale`` is exp(log_scale), i.e. 1 / temperature. A loss is the mean
+over its anchors. Nothing here communicates: a caller that trains on several devices gathers the features (with
+gradient) and passes ``rows``, the slice of the global batch whose rows are its own anchors.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from protoclip.prototypes.targets import soft_targets
+
+SMOOTHINGS = ("negatives", "literal", "uniform")
+
+
+def clip_loss(
+    image_features: Tensor,
+    text_features: Tensor,
+    logit_scale: Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    smoothing: str = "negatives",
+    rows: slice | None = None,
+) -> Tensor:
+    """Symmetric InfoNCE between matched rows (CLIP), with PyramidCLIP's softened targets as an option.
+
+    Args:
+        image_features: unit vectors [batch, dim].
+        text_features: unit vectors [batch, dim]; row i belongs to image i.
+        logit_scale: scalar, 1 / temperature.
+        label_smoothing: mass a taken from the positive, in [0, 1).
+        smoothing: how a is spread over N columns. ``negatives``: positive 1-a, others a/(N-1). ``literal``: a/(N-1)
+            more on every entry, as PyramidCLIP's eq. 3-4 are printed (rows sum to 1 + a/(N-1)). ``uniform``: a/N on
+            every entry.
+        rows: the anchors among the rows; None for all.
+
+    Returns:
+        Scalar, the mean of the image-to-text and text-to-image cross entropies.
+
+    Raises:
+        ValueError: shapes differ, or an unknown smoothing.
+    """
+    if image_features.shape != text_features.shape:
+        raise ValueError(
+            f"clip_loss needs matched rows, got {tuple(image_features.shape)} and {tuple(text_features.shape)}"
+        )
+    rows = rows or slice(None)
+    to_text = logit_scale * image_features[rows] @ text_features.T
+    to_image = logit_scale * text_features[rows] @ image_features.T
+    targets = torch.arange(len(image_features), device=image_features.device)[rows]
+    losses = (_smoothed_cross_entropy(logits, targets, label_smoothing, smoothing) for logits in (to_text, to_image))
+    return torch.stack(tuple(losses)).mean()
+
+
+def _smoothed_cross_entropy(logits: Tensor, targets: Tensor, amount: float, smoothing: str) -> Tensor:
+    if smoothing not in SMOOTHINGS:
+        raise ValueError(f"smoothing is one of {', '.join(SMOOTHINGS)}, not {smoothing!r}")
+    if smoothing == "uniform" or amount == 0.0:
+        return F.cross_entropy(logits, targets, label_smoothing=amount)
+    log_probabilities = logits.log_softmax(dim=1)
+    positive = log_probabilities.gather(1, targets[:, None]).squeeze(1)
+    share = amount / max(logits.shape[1] - 1, 1)
+    positive_mass = 1.0 - amount + (share if smoothing == "literal" else 0.0)
+    negatives = log_probabilities.sum(dim=1) - positive
+    return -(positive_mass * positive + share * negatives).mean()
+
+
+def prototype_loss(
+    student_features: Tensor,
+    student_centroids: Tensor,
+    logit_scale: Tensor,
+    labels: Tensor,
+    *,
+    teacher_centroids: Tensor | None = None,
+    target_temperature: float | None = None,
+    valid: Tensor | None = None,
+) -> Tensor:
+    """Cross entropy of projected features against prototypes (ProtoCLIP, eq. 4 and 5, as a mean over samples).
+
+    Args:
+        student_features: unit vectors [batch, dim].
+        student_centroids: prototypes in the student's space [num_prototypes, dim], constants, not unit length.
+        logit_scale: scalar, 1 / temperature.
+        labels: each sample's prototype [batch], int64.
+        teacher_centroids: the teacher's raw centroids [num_prototypes, teacher_dim]; needed for soft targets.
+        target_temperature: soft targets softmax(C[label] @ C.T / temperature) when given, else one-hot targets.
+        valid: bool [num_prototypes]; those False stay out of both softmaxes. None keeps all: an empty prototype is then
+            a zero row whose logit is 0, as in the authors' code.
+
+    Returns:
+        Scalar. Gradient flows to ``student_features`` and ``logit_scale`` alone.
+
+    Raises:
+        ValueError: a target temperature without teacher centroids.
+    """
+    logits = logit_scale * student_features @ student_centroids.detach().to(student_features.dtype).T
+    if valid is not None:
+        logits = logits.masked_fill(~valid, -torch.inf)
+    if target_temperature is None:
+        return F.cross_entropy(logits, labels)
+    if teacher_centroids is None:
+        raise ValueError("soft targets need teacher_centroids; pass target_temperature=None for hard targets")
+    targets = soft_targets(teacher_centroids.to(logits.dtype), labels, target_temperature, valid=valid)
+    log_probabilities = logits.log_softmax(dim=1)
+    if valid is not None:
+        log_probabilities = log_probabilities.masked_fill(~valid, 0.0)  # their target is 0, and 0 * -inf is NaN
+    return -(targets * log_probabilities).sum(dim=1).mean()

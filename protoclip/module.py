@@ -1,0 +1,242 @@
+"""The LightningModule: two towers, heads, temperatures and a weighted sum of supervision terms.
+
+One step: each view that a term is bound to goes through its tower once, the heads that are asked for run on top, every
+term turns the shared features into a loss, and the losses are added with the weights of the current phase.
+"""
+
+import copy
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from protoclip.clock import PhaseClock
+from protoclip.evaluation import feature_std, modality_gap
+from protoclip.phases import Phase, check_phases, term_weights
+from protoclip.prototypes import PrototypeBank
+from protoclip.schedule import parameter_groups
+from protoclip.seeds import derive_seed
+from protoclip.temperature import Temperature
+from protoclip.terms import FeatureKey, StepInputs, Term
+from protoclip.towers import Towers
+
+TOWER_OUTPUTS = ("pooled", "embedding", "features", "tokens")
+Batch = Mapping[str, Tensor]
+Features = dict[FeatureKey, Tensor]
+
+
+class ImageTextPretraining(pl.LightningModule):
+    """Image-text pretraining by a sum of terms.
+
+    Args:
+        towers: the image and the text tower.
+        terms: supervision terms by name.
+        temperatures: learnable temperatures by name, shared between terms.
+        heads: for each name, a function from the width of a tower's embedding to a head. Both modalities get the same
+            initial weights where their widths are equal (as ProtoCLIP's code does).
+        banks: prototypes by name.
+        phases: episodes with other weights.
+        optimizer: function from parameter groups to an optimizer; its ``weight_decay`` is ``weight_decay``.
+        schedule: function from the number of steps to a factor of the learning rate by step.
+        weight_decay: of the parameters that are decayed (see ``parameter_groups``).
+        seed: of everything random in a training step, together with the episode.
+
+    Raises:
+        ValueError: terms, phases, heads, temperatures and banks that do not fit together.
+    """
+
+    def __init__(
+        self,
+        towers: Towers,
+        terms: Mapping[str, Term],
+        temperatures: Mapping[str, Temperature],
+        *,
+        optimizer: Callable[[list[dict[str, Any]]], Optimizer],
+        schedule: Callable[[int], Callable[[int], float]],
+        heads: Mapping[str, Callable[[int], nn.Module]] | None = None,
+        banks: Mapping[str, PrototypeBank] | None = None,
+        phases: Mapping[str, Phase] | None = None,
+        weight_decay: float = 0.5,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.towers = towers
+        self.terms = nn.ModuleDict(terms)
+        self.temperatures = nn.ModuleDict(temperatures)
+        self.banks = nn.ModuleDict(banks or {})
+        self.phases = dict(phases or {})
+        self.optimizer_factory = optimizer
+        self.schedule_factory = schedule
+        self.weight_decay = weight_decay
+        self.seed = seed
+        self.clock = PhaseClock()
+        self._check_names(terms, heads or {})
+        self.required = tuple(dict.fromkeys(key for term in terms.values() for key in term.required))
+        self.heads = self._build_heads(heads or {})
+
+    def _check_names(self, terms: Mapping[str, Term], heads: Mapping[str, object]) -> None:
+        check_phases({name: term.weight for name, term in terms.items()}, self.phases)
+        for name, term in terms.items():
+            outputs = {key.output for key in term.required}
+            wanted = {
+                "heads": outputs - set(TOWER_OUTPUTS) - set(heads),
+                "temperatures": set(term.temperatures) - set(self.temperatures),
+                "banks": set(term.banks) - set(self.banks),
+            }
+            for kind, missing in wanted.items():
+                if missing:
+                    raise ValueError(f"term {name} needs {kind}.{', '.join(sorted(missing))}, which is not configured")
+
+    def _build_heads(self, heads: Mapping[str, Callable[[int], nn.Module]]) -> nn.ModuleDict:
+        """One head per name and tower that some term asks for."""
+        result = nn.ModuleDict()
+        for name, build in heads.items():
+            towers = {key.tower for key in self.required if key.output == name}
+            widths = {tower: int(getattr(self.towers, tower).embed_dim) for tower in sorted(towers, reverse=True)}
+            pair: dict[str, nn.Module] = {}
+            for tower, width in widths.items():
+                twin = next((other for other in pair if widths[other] == width), None)
+                pair[tower] = copy.deepcopy(pair[twin]) if twin else build(width)
+            result[name] = nn.ModuleDict(pair)
+        return result
+
+    @property
+    def required_views(self) -> dict[str, str]:
+        """The views that the terms read, and each one's tower."""
+        return {key.view: key.tower for key in self.required}
+
+    def active_weights(self, episode: int) -> dict[str, float]:
+        """Weights of the terms in an episode."""
+        return term_weights({name: self._term(name).weight for name in self.terms}, self.phases, episode)
+
+    def encode(self, tower: str, inputs: Tensor) -> dict[str, Tensor]:
+        """Every output of a tower and its heads, for images [batch, 3, height, width] or token ids [batch, length]."""
+        outputs: dict[str, Tensor] = self.towers.get_submodule(tower)(inputs)
+        for name, pair in self.heads.items():
+            assert isinstance(pair, nn.ModuleDict)
+            if tower in pair:
+                outputs[name] = pair[tower](outputs["embedding"])
+        return outputs
+
+    def forward(self, batch: Batch) -> Features:
+        """The features that the terms require; ``batch`` holds the views by name."""
+        features: Features = {}
+        for view, tower in self.required_views.items():
+            outputs = self.encode(tower, batch[view])
+            features |= {FeatureKey(tower, view, name): _full_precision(value) for name, value in outputs.items()}
+        return features
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Weighted sum of the terms' losses on one batch of pairs."""
+        episode = int(batch["episode"][0])
+        if episode != self.current_epoch:
+            raise RuntimeError(f"the loader delivered episode {episode} in episode {self.current_epoch}")
+        features = self(batch)
+        with torch.autocast(self.device.type, enabled=False):
+            loss, figures = self._loss(features, batch, self.active_weights(episode))
+        if (batch_idx + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            figures |= self._representation_figures(features)
+        self.log("train/loss", loss, prog_bar=True)
+        self.log_dict({f"train/{name}": value for name, value in figures.items()})
+        return loss
+
+    def _loss(
+        self, features: Features, batch: Batch, weights: Mapping[str, float]
+    ) -> tuple[Tensor, dict[str, Tensor | float]]:
+        inputs = self._inputs(features, batch)
+        losses = []
+        figures: dict[str, Tensor | float] = {}
+        for name, weight in weights.items():
+            term = self._term(name)
+            if weight:
+                results = term(inputs)
+                losses.append(weight * results["loss"])
+                figures |= {f"{name}_{figure}": value.detach() for figure, value in results.items()}
+            else:
+                losses.append(_untrained(term, inputs))
+        figures |= {f"logit_scale/{name}": scale.detach() for name, scale in inputs.logit_scales.items()}
+        return torch.stack(losses).sum(), figures
+
+    def _inputs(self, features: Features, batch: Batch) -> StepInputs:
+        return StepInputs(
+            features=features,
+            logit_scales={name: temperature() for name, temperature in self.temperatures.items()},
+            banks={name: bank for name, bank in self.banks.items() if isinstance(bank, PrototypeBank)},
+            positions=batch["position"],
+            block=int(batch["block"][0]),
+        )
+
+    def _representation_figures(self, features: Features) -> dict[str, float]:
+        """Modality gap and spread of the local batch (ProtoCLIP, Fig. 7)."""
+        unit = {key.tower: value.detach() for key, value in features.items() if key.output == "features"}
+        figures = {f"{tower}_feature_std": feature_std(value) for tower, value in unit.items()}
+        return figures | {"modality_gap": modality_gap(unit["image"], unit["text"])} if len(unit) == 2 else figures
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, dict[str, Tensor]]:
+        """Encode a batch of evaluation pictures, with the validation loss where they have captions."""
+        outputs = self.test_step(batch, batch_idx, dataloader_idx)
+        if "text" in outputs:
+            first = batch["first_caption"]
+            features: Features = {}
+            for view, tower in self.required_views.items():
+                rows = slice(None) if tower == "image" else first
+                features |= {FeatureKey(tower, view, name): value[rows] for name, value in outputs[tower].items()}
+            weights = {name: self._term(name).weight for name in self.terms if self._term(name).validates}
+            scales = {name: temperature() for name, temperature in self.temperatures.items()}
+            inputs = StepInputs(features, scales, {}, positions=batch["index"], block=-1)
+            loss = sum(
+                (weight * self._term(name)(inputs)["loss"] for name, weight in weights.items()), torch.tensor(0.0)
+            )
+            self.log("validation/loss", loss, batch_size=len(first), add_dataloader_idx=False)
+        return outputs
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, dict[str, Tensor]]:
+        """Outputs of the towers and heads for a batch of evaluation pictures, in full precision."""
+        inputs = {"image": batch["image"]} | ({"text": batch["text"]} if "text" in batch else {})
+        return {
+            tower: {name: _full_precision(value) for name, value in self.encode(tower, value).items()}
+            for tower, value in inputs.items()
+        }
+
+    def on_train_epoch_start(self) -> None:
+        """Make whatever is random in a step a function of (seed, episode), so that resume has nothing to restore."""
+        seed = derive_seed(self.seed, "episode", self.current_epoch, self.global_rank)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002 - libraries draw from the global state
+        torch.manual_seed(seed)
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer over the four parameter groups, with one schedule by step."""
+        optimizer = self.optimizer_factory(parameter_groups(self, self.weight_decay))
+        factor = self.schedule_factory(int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then put the temperatures back into their range."""
+        super().optimizer_step(*args, **kwargs)
+        for temperature in self.temperatures.values():
+            assert isinstance(temperature, Temperature)
+            temperature.clamp()
+
+    def _term(self, name: str) -> Term:
+        term = self.terms[name]
+        assert isinstance(term, Term)
+        return term
+
+
+def _full_precision(value: Tensor) -> Tensor:
+    return value.float() if value.dtype in {torch.float16, torch.bfloat16} else value
+
+
+def _untrained(term: Term, inputs: StepInputs) -> Tensor:
+    """Zero that depends on all that the term would train, so that every parameter has a gradient in every phase."""
+    parts = [inputs.features[key].sum() for key in term.required]
+    parts += [inputs.logit_scales[name] for name in term.temperatures]
+    parts += [parameter.sum() for parameter in term.parameters()]
+    return 0.0 * torch.stack(parts).sum()

@@ -1,0 +1,104 @@
+"""What an episode's refresh leaves behind for its training steps: labels, prototypes, teacher centroids."""
+
+import torch
+from torch import Tensor, nn
+
+from protoclip.prototypes.assignment import Assignment
+
+UNLABELLED = -1
+
+
+class PrototypeSide(nn.Module):
+    """The prototypes that supervise one modality's features. All state is in persistent buffers of final shape."""
+
+    labels: Tensor
+    prototypes: Tensor
+    centroids: Tensor
+    counts: Tensor
+
+    def __init__(self, episode_size: int, num_prototypes: int, dim: int, teacher_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("labels", torch.full((episode_size,), UNLABELLED))
+        self.register_buffer("prototypes", torch.zeros(num_prototypes, dim))
+        self.register_buffer("centroids", torch.zeros(num_prototypes, teacher_dim))
+        self.register_buffer("counts", torch.zeros(num_prototypes, dtype=torch.int64))
+
+    def write(self, assignment: Assignment) -> None:
+        """Replace everything by a new episode's assignment."""
+        for name, value in assignment._asdict().items():
+            getattr(self, name).copy_(value)
+
+
+class PrototypeBank(nn.Module):
+    """Prototypes of the current block of episodes, for images and for texts, looked up by episode position.
+
+    Args:
+        episode_size: pairs m of an episode.
+        dim: width of the projected features.
+        num_prototypes: K; or
+        images_per_prototype: K as m / this number (10 in the paper).
+        source: whose clusters they are (see ``assign_prototypes``); joint ones are twice as wide.
+
+    Raises:
+        ValueError: neither or both of the two ways to give K, or a K that is not in [1, m].
+    """
+
+    block: Tensor
+
+    def __init__(
+        self,
+        episode_size: int,
+        dim: int,
+        *,
+        num_prototypes: int | None = None,
+        images_per_prototype: float | None = None,
+        source: str = "cross",
+    ) -> None:
+        super().__init__()
+        self.episode_size = episode_size
+        self.num_prototypes = prototype_count(episode_size, num_prototypes, images_per_prototype)
+        teacher_dim = 2 * dim if source == "joint" else dim
+        self.image = PrototypeSide(episode_size, self.num_prototypes, dim, teacher_dim)
+        self.text = PrototypeSide(episode_size, self.num_prototypes, dim, teacher_dim)
+        self.register_buffer("block", torch.tensor(UNLABELLED))
+
+    def write(self, block: int, image: Assignment, text: Assignment) -> None:
+        """Take over the prototypes of a block of episodes."""
+        self.image.write(image)
+        self.text.write(text)
+        self.block.fill_(block)
+
+    def labels(self, modality: str, positions: Tensor, block: int) -> Tensor:
+        """Prototype labels of episode positions [batch].
+
+        Raises:
+            RuntimeError: the bank holds another block's prototypes or no label for a position, so that training would
+                go on with labels that belong to other pairs.
+        """
+        if int(self.block) != block:
+            raise RuntimeError(f"the prototypes are of block {int(self.block)}, the batch is of block {block}")
+        labels = self.side(modality).labels[positions]
+        if bool((labels == UNLABELLED).any()):
+            raise RuntimeError(f"positions without a {modality} label in block {block}")
+        return labels
+
+    def side(self, modality: str) -> PrototypeSide:
+        """The prototypes that supervise ``image`` or ``text`` features."""
+        side = self.get_submodule(modality)
+        assert isinstance(side, PrototypeSide)
+        return side
+
+
+def prototype_count(episode_size: int, num_prototypes: int | None, images_per_prototype: float | None) -> int:
+    """K, given either as a number or as images per prototype."""
+    if (num_prototypes is None) == (images_per_prototype is None):
+        raise ValueError("give either prototype.num_prototypes or prototype.images_per_prototype")
+    if num_prototypes is None:
+        assert images_per_prototype is not None
+        num_prototypes = round(episode_size / images_per_prototype)
+    if not 1 <= num_prototypes <= episode_size:
+        raise ValueError(
+            f"{num_prototypes} prototypes for an episode of {episode_size} pairs: set prototype.num_prototypes "
+            f"between 1 and {episode_size}, or raise episode.size"
+        )
+    return num_prototypes

@@ -1,0 +1,144 @@
+"""Run directories: named by the hash of what determines a result, so that the same command finds its run again."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from protoclip.module import ImageTextPretraining
+from protoclip.reports.rows import Row, append_rows, read_rows
+
+ROWS = "rows.jsonl"
+HASHED = ("model", "datamodule", "trainer", "callbacks", "run")
+"""The parts of a config that a run is built from; the other groups only feed them."""
+
+UNHASHED = (
+    "datamodule.train",
+    "datamodule.validation",
+    "datamodule.test",
+    "datamodule.num_workers",
+    "callbacks.progress",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.enable_progress_bar",
+    "trainer.log_every_n_steps",
+)
+"""What does not change a result; the data enter by their fingerprints instead of their paths."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory.
+
+    Attributes:
+        path: the directory.
+        hash: of the resolved config and the data.
+    """
+
+    path: Path
+    hash: str
+
+    @property
+    def last(self) -> Path | None:
+        """Checkpoint of the last finished episode, None before the first."""
+        path = self.path / "checkpoints" / "last.ckpt"
+        return path if path.exists() else None
+
+    @property
+    def rows(self) -> list[Row]:
+        """Results, one row per evaluated task."""
+        return read_rows(self.path / ROWS)
+
+    @property
+    def cost(self) -> dict[str, float]:
+        """What the training took: episodes, steps, pairs, and seconds in all and by phase."""
+        return self.rows[0]["cost"]
+
+    def write_rows(self, rows: Sequence[Row]) -> None:
+        """Keep the results."""
+        (self.path / ROWS).unlink(missing_ok=True)
+        append_rows(self.path / ROWS, rows)
+
+    @property
+    def done(self) -> bool:
+        """Whether the run was trained and evaluated to the end."""
+        return (self.path / "DONE").exists()
+
+    def finish(self) -> None:
+        """Mark the run as finished."""
+        (self.path / "DONE").touch()
+
+    def describe(self, config: str, manifest: str) -> None:
+        """Write the resolved config (YAML), the corpus' fingerprint and the git revision."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / "config.yaml").write_text(config, encoding="utf-8")
+        facts = {"hash": self.hash, "manifest": manifest, "git": git_revision(), "started": now()}
+        (self.path / "run.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def load(path: str | os.PathLike[str]) -> tuple[ImageTextPretraining, DictConfig]:
+    """The model of a run's last episode, in eval mode on the CPU, and its resolved config.
+
+    Args:
+        path: a run directory.
+
+    Raises:
+        ValueError: the directory holds no run with a checkpoint.
+    """
+    run = Run(Path(path), Path(path).name)
+    if run.last is None:
+        raise ValueError(f"{path} holds no checkpoint: give a directory runs/NAME/HASH of a run that was trained")
+    config = OmegaConf.load(run.path / "config.yaml")
+    assert isinstance(config, DictConfig)
+    module = instantiate(config.model)
+    assert isinstance(module, ImageTextPretraining)
+    module.load_state_dict(torch.load(run.last, map_location="cpu", weights_only=True)["state_dict"])
+    return module.eval(), config
+
+
+def config_hash(config: Mapping[str, Any], fingerprints: Mapping[str, str]) -> str:
+    """Hash of a resolved config and of the data that it names.
+
+    Args:
+        config: plain containers.
+        fingerprints: of the corpus and the picture sets, by name.
+    """
+    settings = {key: value for key, value in _flatten({name: config[name] for name in HASHED}) if not _unhashed(key)}
+    text = json.dumps({"settings": settings, "data": dict(fingerprints)}, sort_keys=True)
+    return sha256(text.encode()).hexdigest()[:12]
+
+
+def _unhashed(key: str) -> bool:
+    return any(key == name or key.startswith(name + ".") for name in UNHASHED)
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def git_revision() -> str:
+    """Revision of the checkout that the code runs from, with ``+`` after it if it was changed; ``unknown`` without."""
+    folder = Path(__file__).parent
+    try:
+        command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def now() -> str:
+    """The time, ISO 8601 in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

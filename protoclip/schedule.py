@@ -1,0 +1,52 @@
+"""Learning rate schedule and parameter groups."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import nn
+
+
+def warmup_cosine(total_steps: int, *, warmup: float = 0.1, final: float = 0.0) -> Callable[[int], float]:
+    """Linear warm-up, then half a cosine, as a factor of the peak learning rate.
+
+    Args:
+        total_steps: optimizer steps of the run.
+        warmup: fraction of the run; step t of w warm-up steps has the factor (t + 1) / w.
+        final: factor at the end.
+
+    Raises:
+        ValueError: a warm-up that is not in [0, 1].
+    """
+    if not 0 <= warmup <= 1:
+        raise ValueError(f"schedule.warmup is a fraction of the run, not {warmup}")
+    warmup_steps = round(warmup * total_steps)
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+        return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+    return factor
+
+
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Trainable parameters in four groups: image tower or rest, with weight decay or without.
+
+    Vectors and scalars (norms, biases, temperatures) and the projection heads are not decayed; embeddings and
+    projection matrices are.
+    """
+    groups: dict[str, dict[str, Any]] = {}
+    for name, parameter, decayed in _trainable(module):
+        tower = "image_tower" if name.startswith("towers.image.") else "rest"
+        group = f"{tower}/{'decay' if decayed else 'no_decay'}"
+        settings = {"name": group, "params": [], "weight_decay": weight_decay if decayed else 0.0}
+        groups.setdefault(group, settings)["params"].append(parameter)
+    return list(groups.values())
+
+
+def _trainable(module: nn.Module) -> Iterator[tuple[str, nn.Parameter, bool]]:
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            yield name, parameter, parameter.ndim >= 2 and not name.startswith("heads.")

@@ -1,0 +1,29 @@
+"""Learnable temperatures, shared by name between terms."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class Temperature(nn.Module):
+    """A learnable inverse temperature ``logit_scale = exp(log_scale)``.
+
+    Args:
+        init: first temperature, 0.07 as in CLIP.
+        max_scale: the scale is clamped to [1, max_scale] after each step, 100 as in CLIP.
+    """
+
+    def __init__(self, init: float = 0.07, max_scale: float = 100.0) -> None:
+        super().__init__()
+        self.max_log_scale = math.log(max_scale)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / init)))
+
+    def forward(self) -> Tensor:
+        """The scale, a scalar with gradient."""
+        return self.log_scale.exp()
+
+    @torch.no_grad()
+    def clamp(self) -> None:
+        """Put the parameter back into its range; called after each optimizer step."""
+        self.log_scale.clamp_(0.0, self.max_log_scale)

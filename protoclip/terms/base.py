@@ -1,0 +1,70 @@
+"""What a supervision term is: roles bound to views, features in, a loss out."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from protoclip.prototypes import PrototypeBank
+
+
+class FeatureKey(NamedTuple):
+    """One feature of a batch."""
+
+    tower: str
+    """``image`` or ``text``."""
+    view: str
+    """Name of the view that goes through the tower."""
+    output: str
+    """``pooled``, ``embedding``, ``features``, ``tokens``, or the name of a head."""
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """All that a term may look at in one step."""
+
+    features: Mapping[FeatureKey, Tensor]
+    """What the terms require, float32 or float64."""
+    logit_scales: Mapping[str, Tensor]
+    """exp(log_scale) of the shared temperatures by name."""
+    banks: Mapping[str, PrototypeBank]
+    """Prototypes by name."""
+    positions: Tensor
+    """Place of each pair in its episode [batch]."""
+    block: int
+    """Block of episodes that share their pairs and prototypes."""
+
+
+class Term(nn.Module, ABC):
+    """A supervision term.
+
+    Args:
+        weight: its factor in the total loss.
+        validates: whether it takes part in the validation loss.
+    """
+
+    def __init__(self, weight: float = 1.0, validates: bool = False) -> None:
+        super().__init__()
+        self.weight = weight
+        self.validates = validates
+
+    @property
+    @abstractmethod
+    def required(self) -> tuple[FeatureKey, ...]:
+        """The features it reads."""
+
+    @property
+    def temperatures(self) -> tuple[str, ...]:
+        """Names of the temperatures it uses."""
+        return ()
+
+    @property
+    def banks(self) -> tuple[str, ...]:
+        """Names of the prototype banks it uses."""
+        return ()
+
+    @abstractmethod
+    def forward(self, inputs: StepInputs) -> dict[str, Tensor]:
+        """``loss``, and figures worth logging, all scalars."""

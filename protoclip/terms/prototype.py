@@ -1,0 +1,88 @@
+"""ProtoCLIP's prototype-level discrimination of both modalities."""
+
+import torch
+from torch import Tensor
+
+from protoclip.losses import prototype_loss
+from protoclip.terms.base import FeatureKey, StepInputs, Term
+
+
+class Prototype(Term):
+    """Mean of the two cross entropies of projected features against the episode's prototypes (ProtoCLIP, eq. 8).
+
+    Args:
+        image: image view.
+        text: text view.
+        head: name of the projection heads.
+        bank: name of the prototype bank.
+        temperature: name of the shared temperature.
+        target_temperature: soft targets' temperature (0.01 in the paper), None for hard targets.
+        empty: prototypes without members take part in the softmax as ``zero`` rows (the authors' code) or are left out
+            (``mask``).
+        weight: factor in the total loss.
+
+    Raises:
+        ValueError: an unknown choice for ``empty``.
+    """
+
+    def __init__(
+        self,
+        *,
+        image: str = "image",
+        text: str = "text",
+        head: str = "prototype",
+        bank: str = "prototype",
+        temperature: str = "prototype",
+        target_temperature: float | None = 0.01,
+        empty: str = "zero",
+        weight: float = 1.0,
+    ) -> None:
+        super().__init__(weight)
+        if empty not in {"zero", "mask"}:
+            raise ValueError(f"prototype.empty is zero or mask, not {empty!r}")
+        self.keys = {"image": FeatureKey("image", image, head), "text": FeatureKey("text", text, head)}
+        self.bank = bank
+        self.temperature = temperature
+        self.target_temperature = target_temperature
+        self.empty = empty
+
+    @property
+    def required(self) -> tuple[FeatureKey, ...]:  # noqa: D102
+        return tuple(self.keys.values())
+
+    @property
+    def temperatures(self) -> tuple[str, ...]:  # noqa: D102
+        return (self.temperature,)
+
+    @property
+    def banks(self) -> tuple[str, ...]:  # noqa: D102
+        return (self.bank,)
+
+    def forward(self, inputs: StepInputs) -> dict[str, Tensor]:  # noqa: D102
+        bank = inputs.banks[self.bank]
+        results = {}
+        losses = []
+        for modality, key in self.keys.items():
+            labels = bank.labels(modality, inputs.positions, inputs.block)
+            side = bank.side(modality)
+            student = inputs.features[key]
+            losses.append(
+                prototype_loss(
+                    student,
+                    side.prototypes,
+                    inputs.logit_scales[self.temperature],
+                    labels,
+                    teacher_centroids=side.centroids if self.target_temperature is not None else None,
+                    target_temperature=self.target_temperature,
+                    valid=side.counts > 0 if self.empty == "mask" else None,
+                )
+            )
+            results[f"{modality}_accuracy"] = _accuracy(student, side.prototypes, labels)
+        return {"loss": torch.stack(losses).mean(), **results}
+
+
+@torch.no_grad()
+def _accuracy(student: Tensor, prototypes: Tensor, labels: Tensor) -> Tensor:
+    """Percent of samples whose nearest prototype (by dot product) is their label's."""
+    nearest = (student @ prototypes.to(student.dtype).T).argmax(dim=1)
+    return 100 * (nearest == labels).float().mean()

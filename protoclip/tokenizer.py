@@ -1,0 +1,106 @@
+"""Captions to token ids: open_clip's byte-pair tokenizer, or the tokenizer of a transformers text tower."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from protoclip.towers import model_config
+
+
+class Tokenizer:
+    """Cuts captions to a fixed number of ids, always with the end of text in them.
+
+    Holds only its settings, so it is cheap to pickle; each process reads the vocabulary at its first caption.
+    open_clip's vocabulary ships in its wheel: no download, and no cache that may be empty.
+    """
+
+    def __init__(
+        self, context_length: int = 77, hf_name: str | None = None, options: Mapping[str, Any] | None = None
+    ) -> None:
+        """Choose a tokenizer.
+
+        Args:
+            context_length: Ids per caption, start and end included.
+            hf_name: A transformers tokenizer, folder or hub id; None is open_clip's BPE, as in CLIP.
+            options: Further arguments of open_clip's ``SimpleTokenizer`` or ``HFTokenizer``, such as ``clean``.
+
+        Raises:
+            ValueError: For a context length without room for a token between start and end.
+        """
+        if context_length < 3:
+            raise ValueError(f"context_length must be 3 or more (start, token, end), not {context_length}")
+        self.context_length = context_length
+        self.hf_name = hf_name
+        self.options = dict(options or {})
+        self._loaded: Any = None
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Token ids of captions.
+
+        Args:
+            texts: n captions.
+
+        Returns:
+            int64 [n, context_length], padded behind the end of text.
+        """
+        ids: Tensor = self._tokenizer(texts if isinstance(texts, str) else list(texts))
+        return ids
+
+    @property
+    def eot_id(self) -> int:
+        """Id of the end of text, where a caption is pooled."""
+        if self.hf_name is None:
+            return int(self._tokenizer.eot_token_id)
+        hf = self._tokenizer.tokenizer
+        return int(hf.sep_token_id if hf.eos_token_id is None else hf.eos_token_id)
+
+    @property
+    def sot_id(self) -> int | None:
+        """Id of the start of text; None for a tokenizer without."""
+        if self.hf_name is None:
+            return int(self._tokenizer.sot_token_id)
+        hf = self._tokenizer.tokenizer
+        start = hf.cls_token_id if hf.bos_token_id is None else hf.bos_token_id
+        return None if start is None else int(start)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids; 49,408 for open_clip's BPE."""
+        return int(self._tokenizer.vocab_size if self.hf_name is None else len(self._tokenizer.tokenizer))
+
+    @property
+    def _tokenizer(self) -> Any:
+        if self._loaded is None:
+            self._loaded = self._load()
+        return self._loaded
+
+    def _load(self) -> Any:
+        import open_clip  # noqa: PLC0415 - takes seconds
+
+        if self.hf_name is None:
+            return open_clip.SimpleTokenizer(context_length=self.context_length, **self.options)
+        return open_clip.tokenizer.HFTokenizer(self.hf_name, context_length=self.context_length, **self.options)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Settings without the vocabulary."""
+        return {**self.__dict__, "_loaded": None}
+
+
+def create_tokenizer(
+    name: str,
+    *,
+    context_length: int | None = None,
+    hf_text: str | None = None,
+    text_cfg: Mapping[str, Any] | None = None,
+) -> Tokenizer:
+    """The tokenizer of the towers that ``create_towers`` builds from the same arguments.
+
+    Raises:
+        ValueError: For an unknown name.
+    """
+    config = model_config(name, context_length=context_length, hf_text=hf_text, text_cfg=text_cfg)["text_cfg"]
+    options = dict(config.get("tokenizer_kwargs") or {})
+    if config.get("tokenizer_mode"):
+        options["tokenizer_mode"] = config["tokenizer_mode"]
+    return Tokenizer(config.get("context_length", 77), config.get("hf_tokenizer_name"), options)

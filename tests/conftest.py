@@ -1,0 +1,51 @@
+"""What the tests share: configs of a model that trains in milliseconds, and runs of it."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig
+
+Compose = Callable[..., DictConfig]
+
+TINY = (
+    "towers.image_size=32",
+    "towers.context_length=16",
+    "towers.embed_dim=16",
+    "towers.text_layers=1",
+    "towers.vision_cfg={width:8,layers:[1,1,1,1]}",
+    "towers.text_cfg={width:16,heads:2}",
+    "views=none",
+    "logger=none",
+    "evaluation=none",
+    "~callbacks.learning_rate",
+    "trainer.accelerator=cpu",
+    "+trainer.enable_progress_bar=false",
+    "~callbacks.progress",
+    "data.num_pairs=64",
+    "episode.size=32",
+    "batch_size=8",
+    "run.episodes=4",
+    "optimizer.optimizer.lr=0.002",
+)
+TINY_PROTOTYPES = ("heads.prototype.hidden_dim=16", "heads.prototype.out_dim=8", "prototype.kmeans.iterations=4")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def compose_tiny(tmp_path: Path) -> Compose:
+    """A function from a method and overrides to a composed config of a tiny model on scenes."""
+
+    def composed(method: str = "protoclip", *overrides: str, runs: Path = tmp_path) -> DictConfig:
+        words: Sequence[str] = [f"method={method}", f"runs={runs}", *TINY]
+        words = [*words, *(TINY_PROTOTYPES if method == "protoclip" else ()), *overrides]
+        with initialize_config_module("conf", version_base="1.3"):
+            return compose("config", overrides=list(words))
+
+    return composed
