@@ -1,0 +1,64 @@
+"""Quality of K-means pseudo labels on the features they were made from."""
+
+import numpy as np
+from sklearn.metrics import (
+    calinski_harabasz_score,
+    davies_bouldin_score,
+    normalized_mutual_info_score,
+    silhouette_score,
+)
+from sklearn.metrics.cluster import contingency_matrix
+from torch import Tensor
+
+from protoclip.evaluation.checks import checked_features, checked_labels
+
+
+def pseudo_label_quality(
+    features: Tensor, labels: Tensor, *, true_labels: Tensor | None = None, sample: int = 5000, seed: int = 0
+) -> dict[str, float]:
+    """Shape scores of a clustering, and its agreement with the true classes where there are any.
+
+    A score that is not defined (one cluster, or a cluster for every point) is NaN.
+
+    Args:
+        features: [samples, dim] the features that were clustered, taken as they are.
+        labels: [samples] cluster of each.
+        true_labels: [samples] classes, -1 where unknown; those samples are left out of ``purity`` and ``nmi``.
+        sample: Points that the silhouette is computed on, whose cost is quadratic.
+        seed: Draws them.
+
+    Returns:
+        ``used_clusters``, ``silhouette`` (-1 to 1), ``davies_bouldin`` (0 at best), ``calinski_harabasz`` (more is
+        better); with true labels ``purity`` (share of samples that are of their cluster's commonest class) and ``nmi``.
+
+    Raises:
+        ValueError: If the counts differ, a label is negative, ``sample`` is below 2, or every true label is -1.
+    """
+    features = checked_features("features", features)
+    clusters = checked_labels("labels", labels, features).cpu().numpy()
+    if sample < 2:
+        raise ValueError(f"sample must be at least 2, got {sample}")
+    points = features.cpu().numpy()
+    used = len(np.unique(clusters))
+    chosen = np.random.default_rng(seed).permutation(len(points))[:sample]
+    defined = 1 < used < len(points)
+    metrics = {
+        "used_clusters": float(used),
+        "silhouette": float(silhouette_score(points[chosen], clusters[chosen]))
+        if 1 < len(np.unique(clusters[chosen])) < len(chosen)
+        else float("nan"),
+        "davies_bouldin": float(davies_bouldin_score(points, clusters)) if defined else float("nan"),
+        "calinski_harabasz": float(calinski_harabasz_score(points, clusters)) if defined else float("nan"),
+    }
+    if true_labels is None:
+        return metrics
+    truth = checked_labels("true_labels", true_labels, features, minimum=-1).cpu().numpy()
+    known = truth >= 0
+    if not known.any():
+        raise ValueError("true_labels are all -1: leave them out where the corpus has no classes")
+    table = contingency_matrix(truth[known], clusters[known], sparse=True)
+    return {
+        **metrics,
+        "purity": float(table.max(axis=0).sum() / known.sum()),
+        "nmi": float(normalized_mutual_info_score(truth[known], clusters[known])),
+    }

@@ -1,0 +1,43 @@
+"""Tables inside Markdown files, generated from rows.
+
+A block begins with ``<!-- table: ROWS | COLUMN=TITLE, COLUMN=TITLE, ... -->`` and ends with ``<!-- end of table -->``;
+what is between them is written by ``protoclip table FILE``, never by hand.
+"""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from protoclip.reports.rows import Row, read_rows
+from protoclip.reports.tables import comparison_table, to_markdown
+
+_BLOCK = re.compile(r"(<!-- table: (?P<rows>[^|]+?) \| (?P<columns>.+?) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+
+
+def render_blocks(text: str, folder: Path) -> str:
+    """Fill every block of a Markdown text.
+
+    Args:
+        text: the Markdown.
+        folder: where the paths of rows start.
+
+    Raises:
+        ValueError: rows that cannot be read, or a column that they do not have.
+    """
+    return _BLOCK.sub(lambda match: _fill(match, folder), text)
+
+
+def _fill(match: re.Match[str], folder: Path) -> str:
+    path = folder / match["rows"]
+    if not path.is_file():
+        raise ValueError(f"no rows at {path}: run the comparison that writes them")
+    rows = read_rows(path)
+    titles = dict(column.strip().split("=", 1) for column in match["columns"].split(","))
+    table = replace(comparison_table(rows, list(titles)), columns=tuple(titles.values()))
+    return f"{match[1]}\n{to_markdown(table)}\n{_origin(rows, match['rows'])}\n{match[4]}"
+
+
+def _origin(rows: list[Row], path: str) -> str:
+    runs = sorted({row["run"] for row in rows})
+    revisions = sorted({row["git"] for row in rows})
+    return f"Rows: `{path}`; runs {', '.join(runs)}; revision {', '.join(revisions)}.\n"

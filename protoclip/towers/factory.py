@@ -1,0 +1,188 @@
+"""Builds a pair of towers from the name of an open_clip config and what is changed in it."""
+
+import warnings
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+from torch import nn
+
+from protoclip.towers.image import ImageTower
+from protoclip.towers.text import TextTower
+
+_OWN_CONFIGS = Path(__file__).parent.parent / "model_configs"
+
+
+class Towers(nn.Module):
+    """An image and a text tower with one joint space.
+
+    Its state dict, each key without its first word, is that of open_clip's ``CustomTextCLIP`` but for ``logit_scale``.
+
+    Attributes:
+        image: The image tower.
+        text: The text tower.
+        config: The open_clip model config of the pair.
+        log_scale: Logarithm of the inverse temperature that came with the weights; ln(1/0.07) without weights.
+    """
+
+    def __init__(self, image: ImageTower, text: TextTower, config: Mapping[str, Any], log_scale: float) -> None:
+        """Join two towers."""
+        super().__init__()
+        self.image = image
+        self.text = text
+        self.config = dict(config)
+        self.log_scale = log_scale
+
+
+def create_towers(
+    name: str,
+    *,
+    pretrained: str | None = None,
+    image_size: int | None = None,
+    embed_dim: int | None = None,
+    text_layers: int | None = None,
+    context_length: int | None = None,
+    timm_image: str | None = None,
+    hf_text: str | None = None,
+    vision_cfg: Mapping[str, Any] | None = None,
+    text_cfg: Mapping[str, Any] | None = None,
+    mask_token: bool = False,
+    grad_checkpointing: bool = False,
+) -> Towers:
+    """Build a pair of towers; what is None is as the named config has it.
+
+    Args:
+        name: An open_clip model, one of this project's (``small-resnet``, ``small-vit``), ``local-dir:DIR`` or
+            ``hf-hub:ID``; the last two bring their weights.
+        pretrained: Weights of the pair: a tag of open_clip, or a file.
+        image_size: Side of the input, in pixels.
+        embed_dim: Width of the joint space.
+        text_layers: Depth of the text transformer.
+        context_length: Most token ids of a caption.
+        timm_image: A timm model that replaces the image tower, with the pooling it was made for.
+        hf_text: A transformers model (folder or hub id) that replaces the text tower, with its weights.
+        vision_cfg: Further fields of open_clip's vision config: ``timm_model_pretrained``, ``patch_dropout``, ...
+        text_cfg: Further fields of its text config: ``hf_model_pretrained``, ``hf_pooler_type``, ...
+        mask_token: Append one token to the vocabulary, for masked language modelling.
+        grad_checkpointing: Recompute activations in the backward pass, where a tower can.
+
+    Returns:
+        The towers, on the CPU, in float32 and in training mode.
+
+    Raises:
+        ValueError: For an unknown name, tag or file, and for towers or weights that cannot be built as configured.
+    """
+    config = model_config(
+        name,
+        image_size=image_size,
+        embed_dim=embed_dim,
+        text_layers=text_layers,
+        context_length=context_length,
+        timm_image=timm_image,
+        hf_text=hf_text,
+        vision_cfg=vision_cfg,
+        text_cfg=text_cfg,
+    )
+    model = _build(name, config, pretrained)
+    text_config = config["text_cfg"]
+    image = ImageTower(model.visual, config["embed_dim"])
+    text = TextTower(
+        model.text,
+        config["embed_dim"],
+        context_length=text_config["context_length"],
+        tokenizer_name=text_config.get("hf_tokenizer_name"),
+    )
+    if mask_token:
+        text.add_token()
+        text_config.update(vocab_size=text.vocab_size, pool_type=text.text.pool_type, eos_id=text.text.eos_id)
+    if grad_checkpointing:
+        _checkpoint_gradients(model)
+    # transformers returns its models in evaluation mode, and Lightning keeps the mode it finds
+    return Towers(image, text, config, float(model.logit_scale.detach())).train()
+
+
+def model_config(
+    name: str,
+    *,
+    image_size: int | None = None,
+    embed_dim: int | None = None,
+    text_layers: int | None = None,
+    context_length: int | None = None,
+    timm_image: str | None = None,
+    hf_text: str | None = None,
+    vision_cfg: Mapping[str, Any] | None = None,
+    text_cfg: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The open_clip model config that ``create_towers`` builds from the arguments of the same names.
+
+    Raises:
+        ValueError: For an unknown name, a captioning model, or ``text_layers`` of a transformers model.
+    """
+    config = _named_config(name)
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    length = text.get("context_length", 77)
+    if timm_image is not None:
+        # an empty pool leaves the model its own
+        vision = {"timm_model_name": timm_image, "timm_pool": "", "image_size": vision.get("image_size", 224)}
+    if hf_text is not None:
+        text = {"hf_model_name": hf_text, "hf_tokenizer_name": hf_text}
+    if text_layers is not None and "hf_model_name" in text:
+        raise ValueError("text_layers is for open_clip's text transformer; leave it out with a transformers model")
+    text = {"context_length": length, **text, **_given(layers=text_layers, context_length=context_length)}
+    config["vision_cfg"] = {**vision, **_given(image_size=image_size), **(vision_cfg or {})}
+    config["text_cfg"] = {**text, **(text_cfg or {})}
+    return {**config, **_given(embed_dim=embed_dim)}
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def _named_config(name: str) -> dict[str, Any]:
+    import open_clip  # noqa: PLC0415 - takes seconds
+
+    own = sorted(path.stem for path in _OWN_CONFIGS.glob("*.json"))
+    if name in own and name not in open_clip.list_models():
+        open_clip.add_model_config(_OWN_CONFIGS)
+    try:
+        config: dict[str, Any] | None = open_clip.get_model_config(name)
+    except OSError as error:
+        raise ValueError(f"{name} holds no open_clip_config.json that can be read") from error
+    if config is None:
+        near = get_close_matches(name, [*own, *open_clip.list_models()], n=5, cutoff=0.3)
+        raise ValueError(f"no towers are named {name!r}; near it: {', '.join(near)}; see open_clip.list_models()")
+    if "multimodal_cfg" in config:
+        raise ValueError(f"{name} is a captioning model; choose one that has an image and a text tower only")
+    config.pop("custom_text", None)
+    return config
+
+
+def _build(name: str, config: Mapping[str, Any], pretrained: str | None) -> Any:
+    import open_clip  # noqa: PLC0415 - takes seconds
+
+    if pretrained is not None and not Path(pretrained).is_file():
+        tags = open_clip.list_pretrained_tags_by_model(name)
+        if pretrained not in tags:
+            known = ", ".join(tags) or "it has none"
+            raise ValueError(f"pretrained={pretrained!r} is neither a file nor a tag of {name}; tags: {known}")
+    # what is unchanged stays open_clip's to decide, such as fetching a base text model that weights then replace
+    named = _named_config(name)
+    changed = {key: value for key, value in config.items() if value != named.get(key)}
+    try:
+        model = open_clip.create_model(name, pretrained=pretrained, force_custom_text=True, **changed)
+        if "vision_cfg" in changed and "timm_model_name" in config["vision_cfg"]:
+            model.visual.set_input_size(model.visual.image_size)
+    except (RuntimeError, OSError, KeyError, EOFError, UnpicklingError) as error:
+        weights = f" with weights {pretrained!r}" if pretrained else ""
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"cannot build {name}{weights} as configured: {type(error).__name__}: {reason}") from error
+    return model
+
+
+def _checkpoint_gradients(model: Any) -> None:
+    if hasattr(model.visual, "attnpool"):
+        warnings.warn("grad_checkpointing has no effect on open_clip's ResNets, only on the text tower", stacklevel=3)
+    model.visual.set_grad_checkpointing(True)
+    model.text.set_grad_checkpointing(True)

@@ -1,0 +1,78 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from protoclip.heads import ProjectionHead
+
+
+def test_hand_value_of_one_hidden_layer() -> None:
+    head = ProjectionHead(2, hidden_dim=2, out_dim=2, norm="none")
+    weights = [[[1.0, 0.0], [0.0, 1.0]], [[0.0, 0.0], [0.0, 0.0]][0], [[1.0, 2.0], [0.0, 1.0]], [1.0, 4.0]]
+    with torch.no_grad():
+        for parameter, value in zip(head.parameters(), weights, strict=True):
+            parameter.copy_(torch.tensor(value))
+    # relu(2, -5) = (2, 0); (1*2 + 1, 0*2 + 4) = (3, 4); at unit length (.6, .8)
+    torch.testing.assert_close(head(torch.tensor([[2.0, -5.0]])), torch.tensor([[0.6, 0.8]]))
+
+
+@pytest.mark.parametrize(("norm", "kind"), [("batch", nn.BatchNorm1d), ("layer", nn.LayerNorm), ("none", nn.Identity)])
+def test_each_norm_sits_between_linear_and_relu(norm: str, kind: type[nn.Module]) -> None:
+    head = ProjectionHead(16, hidden_dim=32, out_dim=8, norm=norm)
+    assert [type(layer) for layer in head.layers] == [nn.Linear, kind, nn.ReLU, nn.Linear]
+    out = head(torch.randn(5, 16))
+    assert out.shape == (5, head.out_dim)
+    torch.testing.assert_close(out.norm(dim=-1), torch.ones(5))
+
+
+@pytest.mark.parametrize(("hidden_layers", "linear"), [(0, 1), (1, 2), (3, 4)])
+def test_number_of_layers(hidden_layers: int, linear: int) -> None:
+    head = ProjectionHead(16, hidden_dim=32, out_dim=8, hidden_layers=hidden_layers)
+    found = [layer for layer in head.layers if isinstance(layer, nn.Linear)]
+    assert len(found) == linear
+    assert all(layer.bias is not None for layer in found)
+    assert head(torch.randn(4, 16)).shape == (4, 8)
+
+
+def test_published_widths() -> None:
+    head = ProjectionHead(1024)
+    assert [tuple(layer.weight.shape) for layer in head.layers if isinstance(layer, nn.Linear)] == [
+        (2048, 1024),
+        (128, 2048),
+    ]
+
+
+def test_deep_copy_starts_equal_and_is_independent() -> None:
+    text_head = ProjectionHead(16, hidden_dim=32, out_dim=8)
+    image_head = copy.deepcopy(text_head)
+    embedding = torch.randn(6, 16)
+    before = text_head(embedding)
+    assert torch.equal(image_head(embedding), before)
+    with torch.no_grad():
+        for parameter in image_head.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    assert torch.equal(text_head(embedding), before)
+    assert not torch.allclose(image_head(embedding), before)
+
+
+def test_half_precision_is_normalised_in_float32() -> None:
+    head = ProjectionHead(16, hidden_dim=32, out_dim=8, norm="layer").to(torch.bfloat16)
+    out = head(torch.randn(4, 16, dtype=torch.bfloat16))
+    assert out.dtype == torch.float32
+    torch.testing.assert_close(out.norm(dim=-1), torch.ones(4))
+
+
+def test_gradient_reaches_every_parameter() -> None:
+    head = ProjectionHead(16, hidden_dim=32, out_dim=8, norm="layer")
+    (head(torch.randn(4, 16)) * torch.randn(4, 8)).sum().backward()
+    for name, parameter in head.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 0, name
+
+
+def test_mistakes() -> None:
+    with pytest.raises(ValueError, match="norm must be one of batch, layer, none, not 'bn'"):
+        ProjectionHead(16, norm="bn")
+    with pytest.raises(ValueError, match="hidden_layers must be 0 or more"):
+        ProjectionHead(16, hidden_layers=-1)

@@ -1,0 +1,74 @@
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from protoclip.tokenizer import Tokenizer, create_tokenizer
+
+
+def hf_tokenizer(path: Path) -> str:
+    from transformers import BertTokenizer
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog", "runs"]
+    path.mkdir(exist_ok=True)
+    (path / "vocab.txt").write_text("\n".join(words))
+    BertTokenizer(str(path / "vocab.txt")).save_pretrained(path)
+    return str(path)
+
+
+def test_ids_of_clips_vocabulary() -> None:
+    tokenizer = Tokenizer(8)
+    ids = tokenizer(["A dog!", ""])
+    assert ids.dtype == torch.int64
+    assert ids.tolist() == [[49406, 320, 1929, 256, 49407, 0, 0, 0], [49406, 49407, 0, 0, 0, 0, 0, 0]]
+    assert (tokenizer.sot_id, tokenizer.eot_id, tokenizer.vocab_size) == (49406, 49407, 49408)
+
+
+def test_truncation_keeps_the_end() -> None:
+    ids = Tokenizer()(["dog " * 100, "dog " * 75, "dog " * 76])
+    assert ids.shape == (3, 77)
+    assert ids[:, -1].tolist() == [49407] * 3
+    assert (ids == 49407).sum(dim=1).tolist() == [1, 1, 1]
+
+
+def test_no_character_is_dropped() -> None:
+    first, second = Tokenizer(16)(["un café", "un caf"])
+    assert not torch.equal(first, second)
+
+
+def test_one_string_is_one_caption() -> None:
+    tokenizer = Tokenizer(8)
+    assert torch.equal(tokenizer("a dog"), tokenizer(("a dog",)))
+
+
+def test_pickle_holds_settings_only() -> None:
+    tokenizer = Tokenizer(8)
+    ids = tokenizer(["a dog"])
+    data = pickle.dumps(tokenizer)
+    assert len(data) < 1000
+    assert torch.equal(pickle.loads(data)(["a dog"]), ids)
+
+
+def test_length_comes_from_the_towers_config() -> None:
+    assert create_tokenizer("small-resnet").context_length == 32
+    assert create_tokenizer("RN50-quickgelu").context_length == 77
+    assert create_tokenizer("RN50-quickgelu", context_length=40)(["a"]).shape == (1, 40)
+
+
+def test_transformers_tokenizer(tmp_path: Path) -> None:
+    tokenizer = create_tokenizer("small-vit", hf_text=hf_tokenizer(tmp_path / "tok"), context_length=6)
+    assert tokenizer(["a dog", "a dog runs a dog runs"]).tolist() == [[2, 5, 6, 3, 0, 0], [2, 5, 6, 7, 5, 3]]
+    assert (tokenizer.sot_id, tokenizer.eot_id, tokenizer.vocab_size) == (2, 3, 8)
+    assert pickle.loads(pickle.dumps(tokenizer))(["a dog"]).tolist() == [[2, 5, 6, 3, 0, 0]]
+
+
+def test_options_reach_open_clip() -> None:
+    assert torch.equal(Tokenizer(8, options={"clean": "canonicalize"})(["A dog!"]), Tokenizer(8)(["a dog"]))
+
+
+def test_mistakes() -> None:
+    with pytest.raises(ValueError, match="context_length must be 3 or more"):
+        Tokenizer(2)
+    with pytest.raises(ValueError, match="no towers are named"):
+        create_tokenizer("RN5O")
