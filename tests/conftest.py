@@ -1,5 +1,6 @@
 """What the tests share: configs of a model that trains in milliseconds, and runs of it."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -49,3 +50,10 @@ def compose_tiny(tmp_path: Path) -> Compose:
             return compose("config", overrides=list(words))
 
     return composed
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path | None:
+    """The folder of the real data, None where it is absent."""
+    folder = os.environ.get("PROTOCLIP_DATA")
+    return Path(folder) if folder and Path(folder).is_dir() else None

@@ -31,7 +31,9 @@ class Recorder(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Mapping[str, Tensor], _: int
     ) -> None:
         self.losses.append(outputs["loss"].clone())
-        self.samples += list(zip(batch["episode"].tolist(), batch["position"].tolist(), batch["index"].tolist()))
+        self.samples += list(
+            zip(batch["episode"].tolist(), batch["position"].tolist(), batch["index"].tolist(), strict=True)
+        )
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.stop_after is not None and trainer.current_epoch + 1 == self.stop_after:

@@ -1,0 +1,249 @@
+import json
+import logging
+import pickle
+import shutil
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from datamodules.locations import PackedTexts
+from datamodules.manifests import ManifestPairs, decode_picture, read_classnames
+from datamodules.sources import PairSource
+
+ROWS = [
+    ("images/b.png", "NA"),
+    ("images/a.png", 'a "quoted" dog, running'),
+    ("images/b.png", "null"),
+    ("images/c.png", "ein Fuß, 犬 \N{DOG FACE}"),
+    ("images/b.png", "tab\there"),
+    ("images/a.png", "1.50"),
+]
+EXPECTED = [
+    ["NA", "null", "tab\there"],
+    ['a "quoted" dog, running', "1.50"],
+    ["ein Fuß, 犬 \N{DOG FACE}"],
+]
+COLOURS = {"b": (0, 0, 255), "a": (255, 0, 0), "c": (0, 255, 0)}
+
+
+def write(path: Path, separator: str = ",") -> None:
+    frame = pd.DataFrame(ROWS, columns=["filepath", "title"])
+    if path.stem == "lists":
+        frame = frame.groupby("filepath", sort=False)["title"].agg(list).reset_index()
+    if path.suffix == ".jsonl":
+        path.write_text("\n\n".join(json.dumps(row) for row in frame.to_dict("records")))
+    elif path.suffix == ".parquet":
+        frame.assign(pixels=b"unread").to_parquet(path)
+    else:
+        frame.to_csv(path, index=False, sep=separator)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "images").mkdir()
+    for name, colour in COLOURS.items():
+        Image.new("RGB", (4, 3), colour).save(tmp_path / "images" / f"{name}.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "options"),
+    [
+        ("m.csv", ",", {}),
+        ("m.tsv", "\t", {}),
+        ("tabs.csv", "\t", {"separator": "\t"}),
+        ("shell.csv", "\t", {"separator": "\\t"}),
+        ("m.jsonl", "", {}),
+        ("lists.jsonl", "", {}),
+        ("m.parquet", "", {}),
+        ("lists.parquet", "", {}),
+    ],
+)
+def test_every_format_gives_the_same_samples(
+    folder: Path, name: str, written: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(folder / name, written)
+    source: PairSource = ManifestPairs(folder / name, **options)
+    monkeypatch.chdir("/")  # paths are the manifest's, not the working directory's
+    assert [list(source.captions(i)) for i in range(len(source))] == EXPECTED
+    pictures = [source.image(i) for i in range(len(source))]
+    assert [np.asarray(picture)[0, 0].tolist() for picture in pictures] == [list(rgb) for rgb in COLOURS.values()]
+    assert [source.label(i) for i in range(3)] == [-1, -1, -1]
+
+
+def test_images_root_absolute_paths_and_other_columns(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(folder))
+    path = tmp_path_factory.mktemp("elsewhere") / "m.csv"
+    path.write_text(f"text,image\n007,images/a.png\n1.50,{folder / 'images' / 'c.png'}\n")
+    source = ManifestPairs(str(path), image_key="image", caption_key="text", images_root="~")
+    assert [source.captions(i) for i in range(2)] == [["007"], ["1.50"]]
+    assert [source.image(i).getpixel((0, 0)) for i in range(2)] == [COLOURS["a"], COLOURS["c"]]
+    with pytest.raises(ValueError, match=r"cannot read .*images/a\.png.*images_root"):
+        ManifestPairs(path, image_key="image", caption_key="text").image(0)
+
+
+def test_fingerprint_is_the_content_not_the_place(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    write(folder / "m.csv")
+    here = ManifestPairs(folder / "m.csv").fingerprint
+    moved = tmp_path_factory.mktemp("moved") / "m.csv"
+    shutil.copy(folder / "m.csv", moved)
+    assert ManifestPairs(moved, images_root="/anywhere").fingerprint == here
+    assert ManifestPairs(moved, caption_key="filepath").fingerprint != here
+    moved.write_text(moved.read_text().replace("NA", "NB"))
+    assert ManifestPairs(moved).fingerprint != here
+
+
+def test_survives_pickle_and_refuses_rows_beyond_the_end(folder: Path) -> None:
+    write(folder / "m.csv")
+    source: ManifestPairs = pickle.loads(pickle.dumps(ManifestPairs(folder / "m.csv")))
+    assert source.captions(2) == EXPECTED[2]
+    with pytest.raises(IndexError):
+        source.image(3)
+
+
+def test_rows_without_caption_or_path_are_left_out_with_a_warning(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cells: list[Any] = [None, "", [], [None, " "], ["kept", ""], "kept too"]
+    records = [{"filepath": "a", "title": cell} for cell in cells] + [{"filepath": "", "title": "x"}, {"title": "x"}]
+    path = folder / "m.jsonl"
+    path.write_text("\n".join(map(json.dumps, records)))
+    with caplog.at_level(logging.WARNING):
+        source = ManifestPairs(path)
+    assert len(source) == 1
+    assert source.captions(0) == ["kept", "kept too"]
+    assert "6 rows" in caplog.text
+    pd.DataFrame({"filepath": ["a", "b", None], "title": [None, "kept", "x"]}).to_parquet(folder / "m.parquet")
+    assert ManifestPairs(folder / "m.parquet").captions(0) == ["kept"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("m.csv", "", r"empty: it needs a header"),
+        ("m.csv", "filepath,title\n", r"holds no pair"),
+        ("m.csv", "filepath,caption\na,b\n", r"no column 'title', only 'filepath', 'caption': set image_key"),
+        ("m.csv", "file_path,title\na,b\n", r"no column 'filepath'.*did you mean 'file_path'\?"),
+        ("m.csv", "filepath\ttitle\na\tb\n", r"is the separator right\?"),
+        ("m.csv", "filepath,title\na,a dog, running\nb,a cat, asleep\n", r"quote captions"),
+        ("m.csv", "filepath,title\na,b\nc,d, e\n", r"not a table.*line 3"),
+        ("m.csv", 'filepath,title\na,"b\nc,d\n', r"not a table.*string"),
+        ("m.csv", b"filepath,title\na,\xff\n", r"not a table.*utf-8"),
+        ("m.jsonl", "", r"is empty"),
+        ("m.jsonl", '{"filepath": "a", "title": "b"}\n{"filepath"\n', r"line 2 is no JSON object"),
+        ("m.jsonl", "[1, 2]\n", r"line 1 is no JSON object"),
+        ("m.jsonl", '{"filepath": "a", "title": 7}\n', r"row 1: a caption is a text or a list of texts, found 7"),
+        ("m.jsonl", '{"filepath": "a", "text": "b"}\n', r"no column 'title', only 'filepath', 'text'"),
+        ("m.parquet", "PAR2", r"not a Parquet file"),
+        ("m.txt", "a b", r"is \.csv, \.tsv, \.jsonl or \.parquet"),
+    ],
+)
+def test_a_bad_manifest_is_refused_in_one_line(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(ValueError, match=message) as caught:
+        ManifestPairs(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_wrong_parquet_column_a_missing_file_and_useless_options_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no file matches .*none\.csv: check the path, or set PROTOCLIP_DATA"):
+        ManifestPairs(tmp_path / "none.csv")
+    with pytest.raises(ValueError, match="is a folder"):
+        ManifestPairs(tmp_path)
+    write(tmp_path / "m.parquet")
+    with pytest.raises(ValueError, match=r"no column 'titles'.*did you mean 'title'"):
+        ManifestPairs(tmp_path / "m.parquet", caption_key="titles")
+    with pytest.raises(ValueError, match="leave it out"):
+        ManifestPairs(tmp_path / "m.parquet", separator=",")
+    write(tmp_path / "m.csv")
+    with pytest.raises(ValueError, match="give one character"):
+        ManifestPairs(tmp_path / "m.csv", separator="::")
+
+
+def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def grey16(high_bytes: list[int]) -> Image.Image:
+    return Image.fromarray(np.array([high_bytes], np.uint16) << 8)
+
+
+def palette() -> Image.Image:
+    picture = Image.new("P", (2, 1), 1)
+    picture.putpalette([9, 9, 9, 200, 100, 50])
+    return picture
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("data", "pixel"),
+    [
+        (encoded(Image.new("L", (2, 1), 77), "PNG"), (77, 77, 77)),
+        (encoded(Image.new("1", (2, 1), 1), "PNG"), (255, 255, 255)),
+        (encoded(Image.new("LA", (2, 1), (77, 0)), "PNG"), (77, 77, 77)),
+        (encoded(Image.new("RGBA", (2, 1), (1, 2, 3, 0)), "PNG"), (1, 2, 3)),
+        (encoded(Image.new("CMYK", (2, 1), (0, 255, 255, 0)), "TIFF"), (255, 0, 0)),
+        (encoded(palette(), "PNG"), (200, 100, 50)),
+        (encoded(palette(), "PNG", transparency=b"\x80\x40"), (200, 100, 50)),
+        (encoded(grey16([77, 3]), "PNG"), (77, 77, 77)),
+        (encoded(grey16([77, 3]), "TIFF"), (77, 77, 77)),
+        (encoded(Image.fromarray(np.array([[77 << 8]], np.int32)), "TIFF"), (77, 77, 77)),
+        (encoded(Image.fromarray(np.array([[1 << 20]], np.int32)), "TIFF"), (255, 255, 255)),
+    ],
+    ids=[
+        "grey",
+        "bits",
+        "grey-alpha",
+        "rgba",
+        "cmyk",
+        "palette",
+        "palette-alpha",
+        "png16",
+        "tiff16",
+        "tiff32",
+        "beyond",
+    ],
+)
+def test_every_kind_of_picture_becomes_rgb(data: bytes, pixel: tuple[int, int, int]) -> None:
+    picture = decode_picture(data, "x")
+    assert (picture.mode, picture.getpixel((0, 0))) == ("RGB", pixel)
+
+
+def test_broken_pictures_raise_one_line_that_names_them() -> None:
+    noise: NDArray[np.uint8] = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    whole = encoded(Image.fromarray(noise), "PNG")
+    for data in (b"", b"no picture", whole[:200], whole[:-40], whole[:60] + b"\x00" * 60 + whole[120:]):
+        with pytest.raises(ValueError, match="shard-7: key-3: not a readable picture") as caught:
+            decode_picture(data, "shard-7: key-3")
+        assert "\n" not in str(caught.value)
+
+
+def test_packed_texts_are_a_list_in_two_buffers() -> None:
+    texts = ["", "a", "Fuß", "犬", "bad \udcff name", ""]
+    packed = PackedTexts.pack(texts)
+    assert [packed[i] for i in range(len(packed))] == texts
+    assert len(PackedTexts.pack([])) == 0
+    for index in (-1, len(texts)):
+        with pytest.raises(IndexError):
+            packed[index]
+
+
+def test_class_names_are_lines_of_a_file_or_a_list(tmp_path: Path) -> None:
+    path = tmp_path / "names.txt"
+    path.write_text("cat\r\ntabby dog\r\n\r\n")
+    assert read_classnames(path) == read_classnames(["cat", "tabby dog"]) == ["cat", "tabby dog"]
+    path.write_text("cat\n\ndog\n")
+    for blank in (path, [], ["cat", " "]):
+        with pytest.raises(ValueError, match="blank name"):
+            read_classnames(blank)

@@ -1,0 +1,114 @@
+"""``protoclip-train`` in process: a run, the same command again, a sweep, and mistakes in one line."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from protoclip.cli import train
+from protoclip.reports.rows import read_rows
+from protoclip.runs import load
+from tests.conftest import TINY, TINY_PROTOTYPES
+
+TASKS = (
+    "evaluation={every:2,monitor:null,validation:{pictures:{},tasks:{}},test:{pictures:{"
+    "pairs:{_target_:datamodules.scenes.ScenePairs,split:retrieval,size:40,image_size:32},"
+    "train:{_target_:datamodules.scenes.SceneObjects,split:train,size:128,image_size:32},"
+    "objects:{_target_:datamodules.scenes.SceneObjects,split:test,size:64,image_size:32}},tasks:{"
+    "zero_shot@scenes:{_target_:protoclip.evaluation.tasks.ZeroShot,pictures:objects},"
+    "knn@scenes:{_target_:protoclip.evaluation.tasks.KNN,pictures:objects,train:train},"
+    "retrieval@scenes:{_target_:protoclip.evaluation.tasks.Retrieval,pictures:pairs},"
+    "pseudo_labels@scenes:{_target_:protoclip.evaluation.tasks.PseudoLabels,pictures:pairs}}}}"
+)
+
+
+def words(runs: Path, *more: str) -> list[str]:
+    kept = [word for word in TINY if word != "evaluation=none"]
+    return [*kept, *TINY_PROTOTYPES, "evaluation=none", f"++{TASKS}", f"runs={runs}", "run.episodes=2", *more]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("runs")
+    assert train(words(runs)) == 0
+    (run,) = (runs / "protoclip-scenes").iterdir()
+    return run
+
+
+def test_a_run_leaves_its_results(finished: Path) -> None:
+    rows = read_rows(finished / "rows.jsonl")
+    assert {row["task"] for row in rows} == {
+        "zero_shot@scenes", "knn@scenes", "retrieval@scenes", "pseudo_labels@scenes", "cost",
+    }  # fmt: skip
+    assert {row["run"] for row in rows} == {finished.name}
+    assert {row["method"] for row in rows} == {"protoclip"}
+    by_task = {row["task"]: row for row in rows}
+    assert by_task["zero_shot@scenes"]["prompts"]
+    assert by_task["zero_shot@scenes"]["counts"] == {"objects_pictures": 64, "classes": 64}
+    assert by_task["cost"]["metrics"]["steps"] == 8
+    assert (by_task["cost"]["metrics"]["relative_epoch"] or 0) > 1
+    facts = json.loads((finished / "run.json").read_text())
+    assert facts["hash"] == finished.name
+    assert facts["manifest"] == rows[0]["data"]["fingerprint"]
+    assert (finished / "DONE").exists()
+
+
+def test_a_finished_run_loads(finished: Path) -> None:
+    module, config = load(finished)
+    assert config.method == "protoclip"
+    saved = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(value, saved[name]) for name, value in module.state_dict().items())
+    assert not module.training
+
+
+def test_the_same_command_again_does_nothing(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (finished / "rows.jsonl").stat().st_mtime_ns
+    assert train(words(finished.parent.parent)) == 0
+    assert "is finished" in capsys.readouterr().out
+    assert (finished / "rows.jsonl").stat().st_mtime_ns == before
+
+
+def test_an_unfinished_run_goes_on(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = read_rows(finished / "rows.jsonl")
+    (finished / "DONE").unlink()
+    assert train(words(finished.parent.parent)) == 0
+    assert "going on" in capsys.readouterr().out
+    again = read_rows(finished / "rows.jsonl")
+    assert [row["metrics"] for row in again[:-1]] == [row["metrics"] for row in rows[:-1]]
+
+
+def test_workers_and_places_do_not_change_the_directory(finished: Path, tmp_path: Path) -> None:
+    assert train(words(tmp_path, "num_workers=1")) == 0
+    assert [run.name for run in (tmp_path / "protoclip-scenes").iterdir()] == [finished.name]
+
+
+def test_a_sweep_makes_a_directory_for_each_job(tmp_path: Path) -> None:
+    kept = (word for word in words(tmp_path) if "prototype" not in word and "run.episodes" not in word)
+
+    assert train(["-m", *kept, "seed=0,1", "run.episodes=1", "method=clip"]) == 0
+    assert len(list((tmp_path / "clip-scenes").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("episode.size=100", "set episode.size to 64 or less"),
+        ("batch_size=64", "lower batch_size"),
+        ("prototype.num_prototypes=3", "either prototype.num_prototypes or"),
+        ("prototype.images_per_prototype=0.5", "between 1 and 32"),
+        ("+phases.prototype_warmup.weights.image_text=0", "phases.prototype_warmup.first_episodes=0"),
+        ("views.text_views=[caption]", "text view 'text'"),
+        ("run.epochs=2", "either run.episodes or run.epochs"),
+        ("trainer.devices=2", "trainer.devices=1"),
+        ("method=clipp", "clipp"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(
+    word: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(words(tmp_path, word)) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.rglob("*.ckpt"))

@@ -1,0 +1,130 @@
+"""Every yaml of the config tree composes and instantiates; CLIP and ProtoCLIP differ in prototypes alone."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from protoclip.cli.build import build_datamodule, build_module, build_trainer, check_views, find_run
+from tests.conftest import Compose
+
+CONF = Path(__file__).parent.parent / "conf"
+OPTIONS = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.rglob("*.yaml"))
+NEEDS_DATA = {"data/flickr8k", "evaluation/flickr8k", "compare/flickr8k", "experiment/flickr8k_protoclip"}
+GROUPS = {
+    "callbacks", "compare", "data", "evaluation", "experiment", "logger", "method", "optimizer", "towers", "trainer", "views",
+}  # fmt: skip
+
+
+def words_of(option: str, manifest: Path) -> list[str]:
+    if option == "config":
+        return []
+    group, name = option.split("/")
+    words = [f"{group}={name}"]
+    if name in {"manifest", "shards"} and group == "data":
+        words.append(f"data.path={manifest}")
+    return words
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    path = tmp_path / "pairs.tsv"
+    path.write_text("filepath\ttitle\na.png\ta picture\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def shard(tmp_path: Path, manifest: Path) -> Path:
+    import tarfile
+
+    (tmp_path / "a.txt").write_text("a picture", encoding="utf-8")
+    path = tmp_path / "pairs.tar"
+    with tarfile.open(path, "w") as tar:
+        for name in ("a.png", "a.txt"):
+            tar.add(tmp_path / name, arcname=name)
+    return path
+
+
+def test_groups_are_known() -> None:
+    assert {option.split("/")[0] for option in OPTIONS if "/" in option} == GROUPS
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_yaml_composes_and_instantiates(
+    option: str, manifest: Path, shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data_folder: Path | None
+) -> None:
+    if option in NEEDS_DATA and data_folder is None:
+        pytest.skip("PROTOCLIP_DATA is not set: the real data are absent")
+    monkeypatch.setenv("PROTOCLIP_CACHE", str(tmp_path / "cache"))
+    words = words_of(option, shard if option == "data/shards" else manifest)
+    if option == "trainer/gpu" and not torch.cuda.is_available():
+        words.append("trainer.accelerator=cpu")  # Lightning refuses a GPU that is not there
+    with initialize_config_module("conf", version_base="1.3"):
+        config = compose("config", overrides=[*words, f"runs={tmp_path}"])
+    if option in {"data/manifest", "data/shards"}:
+        config.episode.size = config.batch_size = 1
+    datamodule = build_datamodule(config)
+    module = build_module(config)
+    check_views(module, datamodule)
+    find_run(config, datamodule)
+    trainer = build_trainer(config, datamodule)
+    assert trainer.max_epochs is not None
+    assert trainer.max_epochs >= 1
+    for task in (*config.evaluation.validation.tasks.values(), *config.evaluation.test.tasks.values()):
+        assert set(instantiate(task).needs) <= set(config.evaluation.test.pictures) | set(
+            config.evaluation.validation.pictures
+        )
+
+
+@pytest.mark.parametrize("option", [option for option in OPTIONS if option.startswith("experiment/")])
+def test_the_first_line_of_an_experiment_is_its_command(option: str) -> None:
+    first = (CONF / f"{option}.yaml").read_text(encoding="utf-8").splitlines()[0]
+    program = first.removeprefix("# ").split()[0]
+    assert program in {"protoclip", "protoclip-train"}
+    assert f"experiment={option.removeprefix('experiment/')}" in first
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def resolved(config: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    return dict(flatten({str(key): value for key, value in plain.items()}))
+
+
+def test_arms_of_the_demo_differ_in_prototypes_alone() -> None:
+    with initialize_config_module("conf", version_base="1.3"):
+        base = compose("config", overrides=["experiment=demo"])
+        arms = {
+            name: resolved(compose("config", overrides=["experiment=demo", *arm.overrides]))
+            for name, arm in base.compare.arms.items()
+        }
+    clip, protoclip = arms["CLIP"], arms["ProtoCLIP"]
+    assert clip == arms["CLIP at equal cost"]  # its length is set from the measured cost
+    absent = object()
+    keys = {key for key in clip.keys() | protoclip.keys() if clip.get(key, absent) != protoclip.get(key, absent)}
+    empty = {f"{prefix}{name}" for prefix in ("", "model.") for name in ("heads", "banks", "phases")}
+    others = {key for key in keys if "prototype" not in key} - empty
+    assert others == {"method", "name"}
+    assert all(clip.get(key) == {} for key in empty)
+    assert any("prototype" in key for key in keys)
+
+
+def test_both_towers_start_from_the_same_weights(compose_tiny: Compose) -> None:
+    clip, protoclip = (build_module(compose_tiny(method)).towers.state_dict() for method in ("clip", "protoclip"))
+    assert clip.keys() == protoclip.keys()
+    assert all(torch.equal(clip[name], protoclip[name]) for name in clip)
