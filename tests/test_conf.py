@@ -85,8 +85,9 @@ def test_every_yaml_composes_and_instantiates(
 
 
 @pytest.mark.parametrize("option", [option for option in OPTIONS if option.startswith("experiment/")])
-def test_the_first_line_of_an_experiment_is_its_command(option: str) -> None:
-    first = (CONF / f"{option}.yaml").read_text(encoding="utf-8").splitlines()[0]
+def test_an_experiment_begins_with_its_command(option: str) -> None:
+    header, first, *_ = (CONF / f"{option}.yaml").read_text(encoding="utf-8").splitlines()
+    assert header == "# @package _global_"  # Hydra takes it from the first line alone
     program = first.removeprefix("# ").split()[0]
     assert program in {"protoclip", "protoclip-train"}
     assert f"experiment={option.removeprefix('experiment/')}" in first

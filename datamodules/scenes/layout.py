@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datamodules.scenes.vocabulary import Vocabulary
 
 _SMALL, _LARGE = 0.63, 0.80
+_USUAL = 0.6  # share of objects in their category's usual colour, and of pictures with the main object's background
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,8 @@ def _position(rng: random.Random, size: float, others: list[Thing]) -> tuple[flo
 
 def _thing(rng: random.Random, words: Vocabulary, category: int, size: float, others: list[Thing]) -> Thing:
     draw, textures = rng.random, len(words.textures)
-    colour, colours = int(draw() * len(words.colours)), len(words.colours)
+    colours = len(words.colours)
+    colour = words.categories[category].colour if draw() < _USUAL else int(draw() * colours)
     x, y = _position(rng, size, others)
     return Thing(
         category=category,
@@ -108,8 +110,8 @@ def make_scene(key: str, words: Vocabulary, max_objects: int, category: int | No
     rng = random.Random(f"{key}/layout")
     draw = rng.random
     kinds = len(words.categories)
-    background = int(draw() * len(words.backgrounds))
     main = int(draw() * kinds) if category is None else category
+    background = words.categories[main].background if draw() < _USUAL else int(draw() * len(words.backgrounds))
     things = [_thing(rng, words, main, 0.52 + 0.40 * draw(), [])]
     # Squared: most pictures of the web show one thing.
     for _ in range(int(draw() ** 2 * max_objects)):

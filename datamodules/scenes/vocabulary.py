@@ -24,6 +24,10 @@ class Category:
     group: int
     turn: float
     shape: Shape
+    colour: int
+    """Its usual colour."""
+    background: int
+    """Its usual background."""
 
 
 @dataclass(frozen=True)
@@ -84,14 +88,16 @@ def load_vocabulary() -> Vocabulary:
     root = files("datamodules.scenes")
     folder = sorted((entry for entry in (root / "categories").iterdir()), key=lambda entry: entry.name)
     texts = [entry.read_text(encoding="utf-8") for entry in folder]
+    words_text = (root / "vocabulary.yaml").read_text(encoding="utf-8")
+    words = yaml.safe_load(words_text)
+    colours, backgrounds = list(words["colours"]), list(words["backgrounds"])
     categories: list[Category] = []
     for group, text in enumerate(texts):
         content = yaml.safe_load(text)
         for entry in content["categories"].values():
             shape = build_shape(entry["parts"])
-            categories.append(Category(tuple(entry["names"]), group, float(content["turn"]), shape))
-    words_text = (root / "vocabulary.yaml").read_text(encoding="utf-8")
-    words = yaml.safe_load(words_text)
+            usual = (colours.index(entry["usual"]["colour"]), backgrounds.index(entry["usual"]["background"]))
+            categories.append(Category(tuple(entry["names"]), group, float(content["turn"]), shape, *usual))
     return Vocabulary(
         categories=tuple(categories),
         groups=tuple(entry.name.removesuffix(".yaml").replace("_", " ") for entry in folder),

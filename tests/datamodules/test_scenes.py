@@ -162,22 +162,34 @@ def test_every_category_is_drawn_and_no_individual_is_a_stamp() -> None:
         assert (first != second).mean() > 0.01, WORDS.classnames[category]
 
 
-def test_looks_and_labels_are_independent() -> None:
-    source, samples = ScenePairs("train", 6400), 6400
-    scenes = [source.scene(index) for index in range(samples)]
-    looks = {
-        len(WORDS.colours): [scene.objects[0].colour for scene in scenes],
-        len(WORDS.textures): [scene.objects[0].texture for scene in scenes],
-        len(WORDS.backgrounds): [scene.background for scene in scenes],
-    }
-    for kinds, values in looks.items():
-        table = torch.zeros(source.num_classes, kinds)
-        for scene, value in zip(scenes, values, strict=True):
-            table[scene.objects[0].category, value] += 1
-        expected = table.sum(1, keepdim=True) * table.sum(0) / samples
-        chi2 = float(((table - expected) ** 2 / expected).sum())
-        freedom = (source.num_classes - 1) * (kinds - 1)
-        assert abs(chi2 - freedom) < 5 * (2 * freedom) ** 0.5
+def chi_square(categories: list[int], values: list[int], kinds: int) -> tuple[float, int]:
+    """Statistic of independence, and its degrees of freedom."""
+    table = torch.zeros(len(WORDS.categories), kinds)
+    for category, value in zip(categories, values, strict=True):
+        table[category, value] += 1
+    expected = table.sum(1, keepdim=True) * table.sum(0) / table.sum()
+    return float(((table - expected) ** 2 / expected).sum()), (len(WORDS.categories) - 1) * (kinds - 1)
+
+
+def test_only_colour_and_background_hint_at_the_category() -> None:
+    source = ScenePairs("train", 6400)
+    scenes = [source.scene(index) for index in range(6400)]
+    categories = [scene.objects[0].category for scene in scenes]
+    usual = [WORDS.categories[category] for category in categories]
+    for found, wanted, kinds in (
+        ([scene.objects[0].colour for scene in scenes], [c.colour for c in usual], len(WORDS.colours)),
+        ([scene.background for scene in scenes], [c.background for c in usual], len(WORDS.backgrounds)),
+    ):
+        share = sum(a == b for a, b in zip(found, wanted, strict=True)) / len(scenes)
+        assert abs(share - (0.6 + 0.4 / kinds)) < 0.03
+        others = [(c, a) for c, a, b in zip(categories, found, wanted, strict=True) if a != b]
+        assert len({a for _, a in others}) == kinds  # the others are of every kind
+    for values, kinds in (
+        ([scene.objects[0].texture for scene in scenes], len(WORDS.textures)),
+        ([int(scene.objects[0].mirrored) for scene in scenes], 2),
+    ):
+        statistic, freedom = chi_square(categories, values, kinds)
+        assert abs(statistic - freedom) < 5 * (2 * freedom) ** 0.5
 
 
 def test_labelled_objects_are_balanced_in_every_prefix() -> None:
@@ -211,8 +223,8 @@ def test_indices_outside_raise() -> None:
 def test_wrong_settings_are_named_in_one_line() -> None:
     with pytest.raises(ValueError, match="unknown split 'test': use one of train, val, retrieval"):
         ScenePairs("test", 3)
-    with pytest.raises(ValueError, match="unknown split 'val'"):
-        SceneObjects("val", 3)
+    with pytest.raises(ValueError, match="unknown split 'retrieval'"):
+        SceneObjects("retrieval", 3)
     with pytest.raises(ValueError, match="size must be at least 1"):
         ScenePairs("train", 0)
     with pytest.raises(ValueError, match=r"noise .* \[0, 1\]"):

@@ -1,0 +1,250 @@
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor
+from torch.nn import functional
+
+from callbacks.evaluation import Evaluation
+from datamodules.scenes import SceneObjects, ScenePairs
+from datamodules.sources import Pictures
+from protoclip.evaluation import knn_accuracy, linear_probe, pseudo_label_quality, retrieval_metrics, zero_shot_metrics
+from protoclip.evaluation.tasks import KNN, LinearProbe, PseudoLabels, Retrieval, Sets, Task, ZeroShot
+from protoclip.module import ImageTextPretraining
+from protoclip.prototypes import kmeans
+from tests.tiny import Built, build, tiny_config
+
+SIZES = {"pairs": 10, "train": 120, "objects": 20}
+TASKS: dict[str, Task] = {
+    "retrieval": Retrieval("pairs"),
+    "zero_shot": ZeroShot("objects"),
+    "knn": KNN("objects", "train", k=3),
+    "linear_probe": LinearProbe("objects", "train", C=1.0),
+    "pseudo_labels": PseudoLabels("pairs", images_per_prototype=5),
+}
+
+
+def sources() -> dict[str, Pictures]:
+    return {
+        "pairs": ScenePairs("retrieval", SIZES["pairs"], image_size=32),
+        "train": SceneObjects("train", SIZES["train"], image_size=32),
+        "objects": SceneObjects("test", SIZES["objects"], image_size=32),
+    }
+
+
+def evaluation_of(built: Built) -> Evaluation:
+    return next(callback for callback in built.callbacks if isinstance(callback, Evaluation))
+
+
+class Counting(Callback):
+    """How many pictures and captions go through each tower in validation and test, and what validation gave."""
+
+    def __init__(self, evaluation: Evaluation) -> None:
+        self.evaluation = evaluation
+        self.encoded: Counter[str] = Counter()
+        self.modes: set[bool] = set()
+        self.steps = 0
+        self.validations: list[tuple[int, Sets, dict[str, float]]] = []
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, ImageTextPretraining)
+        for tower in ("image", "text"):
+            pl_module.towers.get_submodule(tower).register_forward_pre_hook(partial(self._count, trainer, tower))
+
+    def _count(self, trainer: pl.Trainer, tower: str, module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if trainer.validating or trainer.testing:
+            self.modes.add(module.training)
+            self.encoded[f"{'test' if trainer.testing else 'validation'}/{tower}"] += len(inputs[0])
+
+    def on_train_batch_end(self, *_: object) -> None:
+        self.steps += 1
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self.validations.append((trainer.current_epoch, self.evaluation.extracted, metrics))
+
+
+@dataclass(frozen=True)
+class Run:
+    built: Built
+    evaluation: Evaluation
+    counting: Counting
+
+
+def run(runs: Path, method: str, *overrides: str) -> Run:
+    built = build(tiny_config(runs, method, *overrides))
+    datamodule, evaluation = built.datamodule, evaluation_of(built)
+    datamodule.test = sources()
+    datamodule.validation = {"pairs": ScenePairs("val", 7, image_size=32), "objects": sources()["objects"]}
+    datamodule.evaluation_batch_size = 16
+    evaluation.tasks["validation"] = {name: TASKS[name] for name in ("retrieval", "zero_shot")}
+    evaluation.tasks["test"] = dict(TASKS)
+    counting = Counting(evaluation)
+    built.fit(counting)
+    built.trainer.test(built.module, datamodule=datamodule, verbose=False)
+    return Run(built, evaluation, counting)
+
+
+@pytest.fixture(scope="module")
+def protoclip(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    words = ("run.episodes=2", "prototype.warmup_episodes=0")
+    return run(tmp_path_factory.mktemp("protoclip"), "protoclip", *words)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return run(tmp_path_factory.mktemp("clip"), "clip", "run.episodes=3", "evaluation.every=2")
+
+
+def encode(run: Run, pictures: Pictures) -> dict[str, dict[str, Tensor]]:
+    """Outputs for all pictures and all captions of a set, one at a time."""
+    module, datamodule = run.built.module.eval(), run.built.datamodule
+    with torch.no_grad():
+        images = torch.stack([datamodule.evaluation_transform(pictures.image(i)) for i in range(len(pictures))])
+        outputs = {"image": module.encode("image", images)}
+        if isinstance(pictures, ScenePairs):
+            captions = [caption for index in range(len(pictures)) for caption in pictures.captions(index)]
+            outputs["text"] = module.encode("text", datamodule.tokenize(captions))
+    return outputs
+
+
+def labels(pictures: Pictures) -> Tensor:
+    return torch.tensor([pictures.label(index) for index in range(len(pictures))])
+
+
+def prompts(pictures: SceneObjects) -> list[str]:
+    return [template.format(name) for name in pictures.classnames for template in pictures.templates]
+
+
+def by_hand(run: Run) -> dict[str, dict[str, float]]:
+    test = run.built.datamodule.test
+    pairs, train, objects = (encode(run, test[name]) for name in ("pairs", "train", "objects"))
+    owner = torch.arange(SIZES["pairs"]).repeat_interleave(5)
+    truth = {name: labels(pictures) for name, pictures in test.items()}
+    source = test["objects"]
+    assert isinstance(source, SceneObjects)
+    with torch.no_grad():
+        encoded = run.built.module.encode("text", run.built.datamodule.tokenize(prompts(source)))["features"]
+    classes = torch.stack(
+        [functional.normalize(part.mean(0), dim=0) for part in torch.split(encoded, len(source.templates))]
+    )
+    first = {"image": slice(None), "text": slice(None, None, 5)}
+    head = {tower: outputs["prototype"][first[tower]] for tower, outputs in pairs.items() if "prototype" in outputs}
+    fitted, tested = train["image"], objects["image"]
+    features = (fitted["features"], truth["train"], tested["features"], truth["objects"])
+    embeddings = (fitted["embedding"], truth["train"], tested["embedding"], truth["objects"])
+    return {
+        "retrieval": retrieval_metrics(pairs["image"]["features"], pairs["text"]["features"], owner),
+        "zero_shot": zero_shot_metrics(tested["features"], classes, truth["objects"]),
+        "knn": {"top1": knn_accuracy(*features, k=3)},
+        "linear_probe": linear_probe(*embeddings, C=1.0),
+        "pseudo_labels": {
+            f"{modality}_{name}": value
+            for modality, features in head.items()
+            for name, value in pseudo_label_quality(
+                features, kmeans(features, 2).labels, true_labels=truth["pairs"]
+            ).items()
+        },
+    }
+
+
+def assert_metrics(found: Mapping[str, float], expected: Mapping[str, float]) -> None:
+    assert expected.keys() <= found.keys()
+    assert {name: found[name] for name in expected} == pytest.approx(dict(expected), rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("method", ["protoclip", "clip"])
+def test_results_equal_the_pure_functions_by_hand(method: str, request: pytest.FixtureRequest) -> None:
+    run: Run = request.getfixturevalue(method)
+    expected = by_hand(run)
+    for name, result in run.evaluation.results.items():
+        assert_metrics(result.metrics, expected[name])
+        assert len(result.metrics) >= len(expected[name])
+
+
+def test_a_task_without_features_is_left_out(protoclip: Run, clip: Run) -> None:
+    assert set(protoclip.evaluation.results) == set(TASKS)
+    assert set(clip.evaluation.results) == set(TASKS) - {"pseudo_labels"}
+
+
+def test_every_set_is_encoded_once_whatever_the_tasks(protoclip: Run) -> None:
+    encoded = protoclip.counting.encoded
+    captions = 5 * SIZES["pairs"]
+    prompted = len(prompts(SceneObjects("test", 1)))
+    assert encoded["test/image"] == sum(SIZES.values())
+    # the prompts of the two labelled sets, which are the same
+    assert encoded["test/text"] in {captions + prompted, captions + 2 * prompted}
+    assert encoded["validation/image"] == 2 * (7 + SIZES["objects"])
+    assert encoded["validation/text"] == 2 * (35 + prompted)
+    assert protoclip.counting.modes == {False}
+
+
+def test_counts_and_prompts(protoclip: Run) -> None:
+    results = protoclip.evaluation.results
+    assert results["retrieval"].counts == {"pairs_pictures": 10, "captions": 50}
+    counts = results["knn"].counts
+    assert (counts["objects_pictures"], counts["train_pictures"]) == (20, 120)
+    assert results["zero_shot"].counts["classes"] == SceneObjects("test", 1).num_classes
+    expected = sha256("\n".join(prompts(SceneObjects("test", 1))).encode()).hexdigest()[:16]
+    assert results["zero_shot"].prompts == expected
+    assert results["retrieval"].prompts is None
+
+
+def test_other_prompts_have_another_hash_and_other_features(protoclip: Run) -> None:
+    pictures = SceneObjects("test", SIZES["objects"], image_size=32)
+    pictures.templates = ("{} in the dark",)  # type: ignore[assignment]
+    datamodule, evaluation = protoclip.built.datamodule, Evaluation(test={"zero_shot": ZeroShot("objects")})
+    datamodule.test = {"objects": pictures}
+    trainer = pl.Trainer(
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu", callbacks=[evaluation]
+    )
+    trainer.test(protoclip.built.module, datamodule=datamodule, verbose=False)
+    datamodule.test = sources()
+    expected = sha256("\n".join(f"{name} in the dark" for name in pictures.classnames).encode()).hexdigest()[:16]
+    assert evaluation.results["zero_shot"].prompts == expected
+    after, before = (found.extracted["objects"].class_features for found in (evaluation, protoclip.evaluation))
+    assert isinstance(after, Tensor)
+    assert isinstance(before, Tensor)
+    assert not torch.allclose(after, before)
+
+
+def test_features_line_up_with_the_pictures(protoclip: Run) -> None:
+    extracted = protoclip.evaluation.extracted
+    assert {name: len(found.labels) for name, found in extracted.items()} == SIZES
+    assert extracted["pairs"].owner.tolist() == [index for index in range(10) for _ in range(5)]
+    assert set(extracted["pairs"].image) == {"embedding", "features", "prototype"}
+    assert extracted["objects"].text == {}
+    for name, pictures in sources().items():
+        assert torch.equal(extracted[name].labels, labels(pictures))
+
+
+def test_validation_metrics_are_logged_by_task(protoclip: Run, clip: Run) -> None:
+    for run, episodes in ((protoclip, [0, 1]), (clip, [1])):
+        assert [episode for episode, *_ in run.counting.validations] == episodes
+        for _, extracted, logged in run.counting.validations:
+            assert {name: len(found.labels) for name, found in extracted.items()} == {"pairs": 7, "objects": 20}
+            for name in ("retrieval", "zero_shot"):
+                expected = {f"validation/{name}/{key}": value for key, value in TASKS[name](extracted).items()}
+                assert_metrics(logged, expected)
+            assert "validation/loss" in logged
+    first, second = (logged["validation/retrieval/modality_gap"] for *_, logged in protoclip.counting.validations)
+    assert first != second
+
+
+@pytest.mark.parametrize("stage", ["validation", "test"])
+def test_a_task_on_a_set_that_is_not_there_is_refused_before_the_first_step(tmp_path: Path, stage: str) -> None:
+    built = build(tiny_config(tmp_path, "clip"))
+    counting = Counting(evaluation_of(built))
+    evaluation_of(built).tasks[stage] = {"mine": KNN("objects", "absent")}
+    built.datamodule.validation = built.datamodule.test = {"objects": sources()["objects"]}
+    with pytest.raises(ValueError, match=f"mine needs evaluation.{stage}.pictures.absent") as caught:
+        built.fit(counting)
+    assert "\n" not in str(caught.value)
+    assert counting.steps == 0

@@ -1,0 +1,216 @@
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, default_collate
+
+from datamodules.datasets import EpisodeDataset, EvaluationDataset, collate_evaluation
+from datamodules.episodes import EpisodePlan, EpisodeSampler, SampleKey
+from datamodules.views import evaluation_transform, train_transform
+
+LENGTH = 8
+
+
+@dataclass
+class Photos:
+    """Noise with captions in alphabetical order, as Flickr8k has them; picture i has ``counts[i]`` of them."""
+
+    counts: Sequence[int]
+    fingerprint: str = "photos"
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def image(self, index: int) -> Tensor:
+        generator = torch.Generator().manual_seed(index)
+        return torch.randint(0, 256, (3, 12, 12), dtype=torch.uint8, generator=generator)
+
+    def label(self, index: int) -> int:
+        return index % 3
+
+    def captions(self, index: int) -> list[str]:
+        return [f"{letter}{index}" for letter in "abcdefgh"[: self.counts[index]]]
+
+
+@dataclass
+class Objects:
+    """The same pictures without captions."""
+
+    photos: Photos
+    fingerprint: str = "objects"
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def image(self, index: int) -> Tensor:
+        return self.photos.image(index)
+
+    def label(self, index: int) -> int:
+        return -1
+
+
+def spell(captions: Sequence[str]) -> Tensor:
+    return torch.tensor([[ord(letter) for letter in caption.ljust(LENGTH)] for caption in captions])
+
+
+def read(ids: Tensor) -> str:
+    return "".join(chr(number) for number in ids.tolist()).strip()
+
+
+def dataset(photos: Photos | None = None, *, seed: int = 0, texts: Sequence[str] = ("text",)) -> EpisodeDataset:
+    views = {"image": train_transform(8, flip=0.5), "other": train_transform(8, flip=0.5)}
+    return EpisodeDataset(photos or Photos([5] * 40), image_views=views, text_views=texts, tokenize=spell, seed=seed)
+
+
+KEY = SampleKey(index=7, position=3, episode=4, block=2, purpose="train")
+
+
+def test_a_sample_is_its_pair_and_its_place() -> None:
+    sample = dataset()[KEY]
+    assert {name: sample[name] for name in ("index", "position", "episode", "block", "label")} == {
+        "index": 7, "position": 3, "episode": 4, "block": 2, "label": 1,
+    }  # fmt: skip
+    assert sample["image"].shape == sample["other"].shape == (3, 8, 8)
+    assert read(sample["text"]) in Photos([5] * 40).captions(7)
+    assert read(sample["text"]) == dataset().caption(KEY)
+
+
+def test_the_caption_is_the_same_in_both_passes_and_in_all_episodes_of_a_block() -> None:
+    samples = dataset()
+    for position in range(30):
+        key = replace(KEY, position=position)
+        same = {
+            read(samples[replace(key, purpose=purpose, episode=episode)]["text"])
+            for purpose in ("train", "extract")
+            for episode in (4, 5)
+        }
+        assert len(same) == 1
+
+
+def test_the_caption_varies_over_positions_blocks_and_seeds() -> None:
+    samples = dataset()
+    assert len({samples.caption(replace(KEY, position=position)) for position in range(60)}) == 5
+    assert len({samples.caption(replace(KEY, block=block)) for block in range(60)}) == 5
+    assert len({dataset(seed=seed).caption(KEY) for seed in range(60)}) == 5
+
+
+def test_every_caption_is_as_likely() -> None:
+    samples = dataset(Photos([5] * 100))
+    keys = [
+        SampleKey(index, position, block, block, "train")
+        for block in range(50)
+        for position, index in enumerate(range(100))
+    ]
+    counts = Counter(samples.caption(key)[0] for key in keys)
+    assert sorted(counts) == list("abcde")
+    assert all(abs(count - 1000) < 120 for count in counts.values())  # a standard deviation is 28
+
+
+def test_a_pair_may_have_one_caption() -> None:
+    samples = dataset(Photos([1, 2, 8]))
+    assert read(samples[SampleKey(0, 0, 0, 0, "train")]["text"]) == "a0"
+    assert len({samples.caption(SampleKey(2, position, 0, 0, "train")) for position in range(100)}) == 8
+
+
+def test_all_text_views_are_the_drawn_caption() -> None:
+    sample = dataset(texts=("text", "clean"))[KEY]
+    assert torch.equal(sample["text"], sample["clean"])
+    assert "text" not in dataset(texts=())[KEY]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(KEY, purpose="extract"),
+        replace(KEY, position=4),  # the same pair drawn twice
+        replace(KEY, episode=5),
+    ],
+)
+def test_the_augmentation_is_drawn_anew(other: SampleKey) -> None:
+    samples = dataset()
+    assert not torch.equal(samples[KEY]["image"], samples[other]["image"])
+
+
+def test_views_of_one_picture_and_seeds_differ() -> None:
+    sample = dataset()[KEY]
+    assert not torch.equal(sample["image"], sample["other"])
+    assert not torch.equal(sample["image"], dataset(seed=1)[KEY]["image"])
+
+
+def test_a_sample_is_a_function_of_its_key() -> None:
+    samples = dataset()
+    first = samples[KEY]
+    samples[replace(KEY, position=9)]
+    torch.manual_seed(11)
+    np.random.seed(11)  # noqa: NPY002 - the global state must not matter
+    before = torch.get_rng_state()
+    second = samples[KEY]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(torch.as_tensor(first[name]), torch.as_tensor(second[name])) for name in first)
+
+
+@pytest.mark.parametrize("purpose", ["train", "extract"])
+def test_workers_give_the_same_samples(purpose: str) -> None:
+    plan = EpisodePlan(40, 12)
+
+    def batches(workers: int) -> list[dict[str, Tensor]]:
+        sampler = EpisodeSampler(plan, purpose=purpose, batch_size=4, episode=2)
+        return list(DataLoader(dataset(), sampler=sampler, batch_size=4, num_workers=workers))
+
+    here, there = batches(0), batches(2)
+    assert len(here) == len(there) == 3
+    for left, right in zip(here, there, strict=True):
+        assert left.keys() == right.keys()
+        assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def evaluate(source: Photos | Objects) -> EvaluationDataset:
+    return EvaluationDataset(source, transform=evaluation_transform(8), tokenize=spell)
+
+
+def test_evaluation_gives_all_captions_under_the_test_transform() -> None:
+    photos = Photos([2, 5])
+    samples = evaluate(photos)
+    assert len(samples) == 2
+    sample = samples[1]
+    assert [read(ids) for ids in sample["text"]] == photos.captions(1)
+    assert torch.equal(sample["image"], evaluation_transform(8)(photos.image(1)))
+    assert (sample["index"], sample["label"]) == (1, 1)
+
+
+def test_collating_lines_up_unequal_counts_of_captions() -> None:
+    photos = Photos([2, 1, 4, 1, 3])
+    samples = evaluate(photos)
+    batch = collate_evaluation([samples[index] for index in (1, 2, 3, 4)])
+    assert batch["index"].tolist() == [1, 2, 3, 4]
+    assert batch["label"].tolist() == [1, 2, 0, 1]
+    assert batch["owner"].tolist() == [1, 2, 2, 2, 2, 3, 4, 4, 4]
+    assert batch["first_caption"].tolist() == [0, 1, 5, 6]
+    assert [read(ids) for ids in batch["text"]] == ["a1", "a2", "b2", "c2", "d2", "a3", "a4", "b4", "c4"]
+    assert [read(ids) for ids in batch["text"][batch["first_caption"]]] == ["a1", "a2", "a3", "a4"]
+    assert torch.equal(batch["image"], torch.stack([samples[index]["image"] for index in (1, 2, 3, 4)]))
+
+
+def test_owners_count_through_the_batches_of_a_set() -> None:
+    loader = DataLoader(evaluate(Photos([2, 1, 4, 1, 3])), batch_size=2, collate_fn=collate_evaluation)
+    batches = list(loader)
+    assert torch.cat([batch["owner"] for batch in batches]).tolist() == [0, 0, 1, 2, 2, 2, 2, 3, 4, 4, 4]
+    assert [batch["first_caption"].tolist() for batch in batches] == [[0, 2], [0, 4], [0]]
+
+
+def test_labelled_pictures_have_no_captions() -> None:
+    samples = evaluate(Objects(Photos([1, 1])))
+    batch = collate_evaluation([samples[0], samples[1]])
+    assert set(batch) == {"index", "label", "image"}
+    assert batch["label"].tolist() == [-1, -1]
+
+
+def test_training_samples_collate() -> None:
+    samples = dataset()
+    batch = default_collate([samples[replace(KEY, position=position)] for position in range(3)])
+    assert batch["text"].shape == (3, LENGTH)
+    assert batch["position"].tolist() == [0, 1, 2]

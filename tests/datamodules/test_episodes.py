@@ -1,0 +1,164 @@
+import math
+import pickle
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from datamodules.episodes import EpisodePlan, EpisodeSampler, SampleKey, episode_count
+
+
+def indices(plan: EpisodePlan, block: int) -> list[int]:
+    drawn: list[int] = plan.indices(block).tolist()
+    return drawn
+
+
+def sampler(plan: EpisodePlan, purpose: str = "train", batch_size: int = 1, episode: int = 0) -> EpisodeSampler:
+    return EpisodeSampler(plan, purpose=purpose, batch_size=batch_size, episode=episode)
+
+
+@pytest.mark.parametrize("draw", ["independent", "partition"])
+def test_plan_is_a_pure_function_of_seed_and_block(draw: str) -> None:
+    plan = EpisodePlan(100, 30, seed=5, draw=draw)
+    forward = [indices(plan, block) for block in range(6)]
+    np.random.seed(1)  # noqa: NPY002 - the global state must not matter
+    backward = [indices(EpisodePlan(100, 30, seed=5, draw=draw), block) for block in reversed(range(6))]
+    assert forward == backward[::-1]
+    assert len({tuple(drawn) for drawn in forward}) == 6
+    assert forward != [indices(EpisodePlan(100, 30, seed=6, draw=draw), block) for block in range(6)]
+
+
+def test_order_is_a_pure_function_of_seed_and_episode() -> None:
+    plan = EpisodePlan(100, 30, seed=5, refresh_every=2)
+    orders = [plan.order(episode).tolist() for episode in range(6)]
+    assert orders[::-1] == [plan.order(episode).tolist() for episode in reversed(range(6))]
+    assert len({tuple(order) for order in orders}) == 6
+    assert all(sorted(order) == list(range(30)) for order in orders)
+    assert plan.order(0).tolist() != replace(plan, seed=6).order(0).tolist()
+    whole = EpisodePlan(30, 30, seed=5, draw="partition")
+    assert whole.order(0).tolist() != indices(whole, 0)  # draws of their own
+
+
+def test_without_replacement_all_are_distinct() -> None:
+    plan = EpisodePlan(1000, 400)
+    for block in range(5):
+        drawn = indices(plan, block)
+        assert len(set(drawn)) == 400
+        assert set(drawn) <= set(range(1000))
+    assert sorted(indices(EpisodePlan(50, 50), 0)) == list(range(50))
+
+
+def test_with_replacement_an_episode_of_the_corpus_size_sees_63_percent() -> None:
+    shares = [len(set(indices(EpisodePlan(20_000, 20_000, replacement=True), block))) / 20_000 for block in range(3)]
+    assert shares == pytest.approx([1 - 1 / math.e] * 3, abs=0.01)
+
+
+def test_with_replacement_an_episode_may_exceed_the_corpus() -> None:
+    drawn = indices(EpisodePlan(10, 1000, replacement=True), 0)
+    assert len(drawn) == 1000
+    assert set(drawn) == set(range(10))
+
+
+@pytest.mark.parametrize("replacement", [False, True])
+def test_every_pair_is_as_likely(replacement: bool) -> None:
+    plan = EpisodePlan(20, 10, replacement=replacement)
+    counts = Counter(index for block in range(1000) for index in indices(plan, block))
+    assert len(counts) == 20
+    assert min(counts.values()) > 400  # 500 expected, a standard deviation of 22 at most
+    assert max(counts.values()) < 600
+
+
+def test_a_partition_covers_the_corpus_once_per_pass() -> None:
+    plan = EpisodePlan(12, 3, draw="partition")
+    passes = [[index for block in range(4 * k, 4 * k + 4) for index in indices(plan, block)] for k in range(4)]
+    assert all(sorted(drawn) == list(range(12)) for drawn in passes)
+    assert len({tuple(drawn) for drawn in passes}) == 4
+
+
+def test_a_partition_leaves_another_rest_out_of_each_pass() -> None:
+    plan = EpisodePlan(10, 4, draw="partition")
+    passes = [indices(plan, 2 * k) + indices(plan, 2 * k + 1) for k in range(20)]
+    assert all(len(set(drawn)) == 8 for drawn in passes)
+    left_out = Counter(index for drawn in passes for index in set(range(10)) - set(drawn))
+    assert sum(left_out.values()) == 40
+    assert len(left_out) >= 8
+
+
+def test_refresh_every_keeps_the_pairs_of_a_block() -> None:
+    plan = EpisodePlan(100, 8, refresh_every=3)
+    keys = [list(sampler(plan, episode=episode)) for episode in range(6)]
+    pairs = [sorted((key.position, key.index) for key in episode) for episode in keys]
+    assert pairs[0] == pairs[1] == pairs[2]
+    assert pairs[3] == pairs[4] == pairs[5]
+    assert pairs[0] != pairs[3]
+    assert len({tuple(key.position for key in episode) for episode in keys}) == 6
+    assert [episode[0].block for episode in keys] == [0, 0, 0, 1, 1, 1]
+    assert [episode[0].episode for episode in keys] == list(range(6))
+
+
+def test_extraction_visits_all_by_position() -> None:
+    plan = EpisodePlan(100, 30)
+    extract = sampler(plan, "extract", batch_size=8, episode=4)
+    assert len(extract) == 30
+    drawn = indices(plan, 4)
+    assert list(extract) == [SampleKey(drawn[place], place, 4, 4, "extract") for place in range(30)]
+
+
+def test_training_drops_what_does_not_fill_a_batch() -> None:
+    plan = EpisodePlan(100, 30)
+    train = sampler(plan, batch_size=8)
+    dropped = []
+    for episode in range(5):
+        train.set_epoch(episode)
+        keys = list(train)
+        assert len(keys) == len(train) == 24
+        drawn = indices(plan, episode)
+        assert all(key == SampleKey(drawn[key.position], key.position, episode, episode, "train") for key in keys)
+        dropped.append(frozenset(range(30)) - {key.position for key in keys})
+    assert all(len(positions) == 6 for positions in dropped)
+    assert len(set(dropped)) == 5
+    assert len(sampler(plan, batch_size=10)) == 30
+
+
+def test_set_epoch_leaves_a_running_iteration_alone() -> None:
+    train = sampler(EpisodePlan(100, 8))
+    iterator = iter(train)
+    first = next(iterator)
+    train.set_epoch(3)
+    assert {first.episode, *(key.episode for key in iterator)} == {0}
+    assert {key.episode for key in train} == {3}
+
+
+def test_a_key_survives_the_way_to_a_worker() -> None:
+    key = SampleKey(3, 1, 2, 0, "train")
+    assert pickle.loads(pickle.dumps(key)) == key
+
+
+def test_episode_count() -> None:
+    assert episode_count(200_000, 2_500_000, epochs=32) == 400
+    assert episode_count(2800, 2800, epochs=60) == 60
+    assert episode_count(100, 1000, episodes=7) == 7
+    assert episode_count(100, 1000, epochs=0.5) == 5
+
+
+MISTAKES: dict[str, Callable[[], object]] = {
+    "episode.size": lambda: EpisodePlan(10, 0),
+    "episode.refresh_every": lambda: EpisodePlan(10, 5, refresh_every=0),
+    "episode.draw": lambda: EpisodePlan(10, 5, draw="sorted"),
+    "episode.replacement=true": lambda: EpisodePlan(10, 11),
+    "episode.replacement=false": lambda: EpisodePlan(10, 5, replacement=True, draw="partition"),
+    "batch_size": lambda: sampler(EpisodePlan(10, 5), batch_size=6),
+    "run.episodes or run.epochs": lambda: episode_count(10, 10),
+    "run.episodes": lambda: episode_count(10, 10, episodes=1, epochs=1),
+    "run.epochs": lambda: episode_count(100, 100, epochs=0.1),
+    "shorter than one episode": lambda: episode_count(100, 100, episodes=0),
+}
+
+
+@pytest.mark.parametrize("mend", MISTAKES)
+def test_mistakes_are_told_in_one_line(mend: str) -> None:
+    with pytest.raises(ValueError, match=mend) as caught:
+        MISTAKES[mend]()
+    assert "\n" not in str(caught.value)

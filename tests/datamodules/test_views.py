@@ -1,0 +1,207 @@
+import contextlib
+import inspect
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hydra.utils import instantiate
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2
+
+from datamodules.sources import Picture
+from datamodules.views import MEAN, STD, PictureTransform, evaluation_transform, seeded, train_transform
+from tests.conftest import Compose
+
+WHOLE: dict[str, Any] = {"crop_scale": (1.0, 1.0), "mean": (0, 0, 0), "std": (1, 1, 1)}
+"""No crop and no normalisation, so that a test sees one augmentation alone."""
+LIGHT: dict[str, Any] = {"flip": 0.5, "jitter_probability": 0.2, "grayscale": 0.2, "blur": 0.2}
+ONE_BY_ONE: dict[str, dict[str, Any]] = {
+    "crop": {},
+    "flip": {**WHOLE, "flip": 0.5},
+    "jitter": {**WHOLE, "jitter_probability": 0.5},
+    "grayscale": {**WHOLE, "grayscale": 0.5},
+    "blur": {**WHOLE, "blur": 0.5, "blur_kernel": 5},
+    "all": LIGHT,
+}
+
+
+def picture(side: int = 24, seed: int = 0) -> Tensor:
+    return torch.randint(0, 256, (3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def draw(transform: PictureTransform, seed: int, of: Picture | None = None) -> Tensor:
+    with seeded(seed):
+        return transform(picture() if of is None else of)
+
+
+def test_seeded_leaves_the_global_generator_untouched() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    with seeded(1):
+        inside = torch.rand(2)
+    with contextlib.suppress(KeyError), seeded(2):
+        raise KeyError(torch.rand(7))
+    assert torch.equal(torch.rand(4), expected)
+    with seeded(1):
+        assert torch.equal(torch.rand(2), inside)
+    with seeded(2):
+        assert not torch.equal(torch.rand(2), inside)
+
+
+def test_seeded_takes_every_derived_seed() -> None:
+    with seeded(2**63 - 1):
+        high = torch.rand(1)
+    with seeded(2**31 - 1):
+        assert not torch.equal(torch.rand(1), high)
+
+
+@pytest.mark.parametrize("name", ONE_BY_ONE)
+def test_every_augmentation_draws_from_the_seed_alone(name: str) -> None:
+    transform = train_transform(16, **ONE_BY_ONE[name])
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    views = [draw(transform, seed) for seed in range(20)]
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(1)
+    np.random.seed(1)  # noqa: NPY002 - the global state must not matter
+    torch.rand(5)
+    again = [draw(transform, seed) for seed in reversed(range(20))]
+    assert all(torch.equal(*pair) for pair in zip(views, again[::-1], strict=True))
+    distinct = len({view.numpy().tobytes() for view in views})
+    assert distinct == 2 if name in {"flip", "grayscale"} else distinct > 5
+
+
+@pytest.mark.parametrize(
+    ("option", "probability"), [("flip", 0.5), ("jitter_probability", 0.2), ("grayscale", 0.2), ("blur", 0.2)]
+)
+def test_augmentations_come_at_their_probability(option: str, probability: float) -> None:
+    options: dict[str, Any] = {**WHOLE, option: probability, "blur_kernel": 5}
+    transform = train_transform(24, **options)
+    plain = draw(train_transform(24, **WHOLE), 0)
+    changed = [not torch.equal(draw(transform, seed), plain) for seed in range(400)]
+    assert sum(changed) / 400 == pytest.approx(probability, abs=0.08)
+
+
+def test_what_is_off_changes_nothing() -> None:
+    torch.testing.assert_close(draw(train_transform(24, **WHOLE), 0), picture() / 255)
+
+
+def test_a_flip_mirrors_and_grayscale_has_no_colour() -> None:
+    torch.testing.assert_close(draw(train_transform(24, **WHOLE, flip=1.0), 0), picture().flip(2) / 255)
+    gray = draw(train_transform(24, **WHOLE, grayscale=1.0), 0)
+    assert torch.equal(gray[0], gray[1])
+    assert torch.equal(gray[0], gray[2])
+
+
+@pytest.mark.parametrize("scale", [(0.5, 1.0), (0.9, 1.0), (0.08, 0.2)])
+def test_crops_keep_their_share_of_the_area(scale: tuple[float, float]) -> None:
+    side = 200
+    ramp = torch.arange(side, dtype=torch.float32) / (side - 1)
+    coordinates = torch.stack([ramp.expand(side, side), ramp[:, None].expand(side, side), torch.zeros(side, side)])
+    transform = train_transform(100, crop_scale=scale, mean=(0, 0, 0), std=(1, 1, 1))
+    areas, ratios = [], []
+    for seed in range(100):
+        view = draw(transform, seed, of=coordinates)
+        width, height = ((view[axis].max() - view[axis].min()).item() for axis in (0, 1))
+        areas.append(width * height)
+        ratios.append(width / height)
+    assert scale[0] - 0.03 < min(areas) < scale[0] + 0.1 * (scale[1] - scale[0])
+    assert scale[1] - 0.15 * (scale[1] - scale[0]) < max(areas) < scale[1] + 0.01
+    assert min(ratios) > 0.72
+    assert max(ratios) < 1.39
+
+
+def test_views_are_normalised() -> None:
+    white = torch.full((3, 20, 20), 255, dtype=torch.uint8)
+    expected = (1 - torch.tensor(MEAN)) / torch.tensor(STD)
+    for transform in (train_transform(8), evaluation_transform(8)):
+        view = draw(transform, 0, of=white)
+        assert view.shape == (3, 8, 8)
+        assert view.dtype == torch.float32
+        assert type(view) is Tensor
+        torch.testing.assert_close(view, expected[:, None, None].expand(3, 8, 8))
+    view = evaluation_transform(8, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))(white)
+    torch.testing.assert_close(view, torch.full((3, 8, 8), 2.0))
+
+
+def test_evaluation_takes_the_centre_of_the_resized_picture() -> None:
+    wide = torch.zeros(3, 10, 40, dtype=torch.uint8)
+    wide[:, :, 15:25] = 255
+    assert torch.equal(evaluation_transform(10, mean=(0, 0, 0), std=(1, 1, 1))(wide), torch.ones(3, 10, 10))
+    tall = picture(20).repeat(1, 2, 1)
+    assert evaluation_transform(10)(tall).shape == (3, 10, 10)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    assert torch.equal(evaluation_transform(10)(tall), evaluation_transform(10)(tall))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("transform", [train_transform(16, **LIGHT, blur_kernel=5), evaluation_transform(16)])
+def test_photos_and_tensors_give_the_same_view(transform: PictureTransform) -> None:
+    smooth = torch.arange(3 * 32 * 32).reshape(3, 32, 32) * 255 // (3 * 32 * 32)
+    pixels = smooth.to(torch.uint8)
+    photo = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    for seed in range(5):
+        from_photo, from_tensor = draw(transform, seed, of=photo), draw(transform, seed, of=pixels)
+        assert from_photo.shape == from_tensor.shape
+        torch.testing.assert_close(from_photo, from_tensor, atol=0.1, rtol=0)
+
+
+def test_transforms_survive_the_way_to_a_worker() -> None:
+    for transform in (train_transform(16, **LIGHT), evaluation_transform(16)):
+        assert torch.equal(draw(pickle.loads(pickle.dumps(transform)), 4), draw(transform, 4))
+
+
+def steps(build: Callable[..., Any], size: int = 64) -> list[Any]:
+    return list(build(size).transforms)
+
+
+def crop_of(compose_tiny: Compose, views: str) -> list[Any]:
+    config = compose_tiny("clip", f"views={views}")
+    assert list(config.views.image_views) == ["image"]
+    assert list(config.views.text_views) == ["text"]
+    return steps(instantiate(config.views.image_views.image, _convert_="all"))
+
+
+def test_light_is_the_augmentation_of_protoclip(compose_tiny: Compose) -> None:
+    crop, flip, jitter, gray, blur, *rest = crop_of(compose_tiny, "light")
+    assert isinstance(crop, v2.RandomResizedCrop)
+    assert (crop.size, crop.scale, crop.ratio) == ((64, 64), (0.5, 1.0), (3 / 4, 4 / 3))
+    assert (crop.interpolation, crop.antialias) == (InterpolationMode.BICUBIC, True)
+    assert isinstance(flip, v2.RandomHorizontalFlip)
+    assert flip.p == 0.5
+    assert isinstance(jitter, v2.RandomApply)
+    assert jitter.p == 0.2
+    colours = jitter.transforms[0]
+    assert isinstance(colours, v2.ColorJitter)
+    ranges = [*colours.brightness, *colours.contrast, *colours.saturation, *colours.hue]
+    assert ranges == pytest.approx([0.2, 1.8] * 3 + [-0.2, 0.2])
+    assert isinstance(gray, v2.RandomGrayscale)
+    assert gray.p == 0.2
+    assert isinstance(blur, v2.RandomApply)
+    assert blur.p == 0.2
+    gaussian = blur.transforms[0]
+    assert isinstance(gaussian, v2.GaussianBlur)
+    assert tuple(gaussian.kernel_size) == (21, 21)
+    assert tuple(gaussian.sigma) == (0.1, 2.0)
+    assert [type(step) for step in rest] == [v2.ToImage, v2.ToDtype, v2.Normalize, v2.ToPureTensor]
+    assert rest[2].mean == list(MEAN)
+    assert rest[2].std == list(STD)
+
+
+@pytest.mark.parametrize(("views", "scale"), [("crop", (0.5, 1.0)), ("none", (0.9, 1.0))])
+def test_the_other_views_crop_only(compose_tiny: Compose, views: str, scale: tuple[float, float]) -> None:
+    crop, *rest = crop_of(compose_tiny, views)
+    assert crop.scale == scale
+    assert [type(step) for step in rest] == [v2.ToImage, v2.ToDtype, v2.Normalize, v2.ToPureTensor]
+
+
+def test_clip_constants() -> None:
+    assert pytest.approx((0.48145466, 0.4578275, 0.40821073)) == MEAN
+    assert pytest.approx((0.26862954, 0.26130258, 0.27577711)) == STD
+    assert inspect.signature(train_transform).parameters["flip"].default == 0
