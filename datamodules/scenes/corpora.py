@@ -45,6 +45,8 @@ class _Scenes:
         self.size, self.image_size, self.max_objects = size, image_size, max_objects
         self._key = key
         self._cache = PictureCache(size, image_size) if cache else None
+        self._labels: dict[int, int] = {}
+        self._captions: dict[int, list[str]] = {}
 
     def __len__(self) -> int:
         return self.size
@@ -98,7 +100,9 @@ class _Scenes:
 
     def label(self, index: int) -> int:
         """The category of the main object."""
-        return self.scene(index).objects[0].category
+        if (label := self._labels.get(index)) is None:
+            label = self._labels[index] = self.scene(index).objects[0].category
+        return label
 
 
 class ScenePairs(_Scenes):
@@ -152,10 +156,14 @@ class ScenePairs(_Scenes):
 
     def captions(self, index: int) -> list[str]:
         """Five captions. Each names the main object first, except where it is about another scene."""
+        if index in self._captions:
+            return self._captions[index]
         scene = self.scene(index)
         captions = make_captions(scene, self._words, CAPTIONS)
         for number, other in self._wrong(scene).items():
             captions[number] = make_captions(other, self._words, 1)[0]
+        if self._cache is not None:
+            self._captions[index] = captions
         return captions
 
     def summary(self, index: int) -> str:

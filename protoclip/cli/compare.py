@@ -55,7 +55,7 @@ def _length_words(name: str, arm: DictConfig, base: DictConfig, runs: Mapping[st
         raise ValueError(f"compare.arms.{name}.cost_of names {costly!r}: list that arm before this one")
     first = next(iter(runs.values()))
     ratio = _seconds(runs[costly]) / _seconds(first)
-    episodes = round(first[0].cost["episodes"] * ratio)
+    episodes = max(1, round(first[0].cost["episodes"] * ratio))
     return [f"run.episodes={episodes}", "run.epochs=null"]
 
 

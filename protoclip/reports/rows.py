@@ -21,7 +21,7 @@ class Row(TypedDict):
     data: dict[str, str]
     """``name`` and ``fingerprint`` of the training data."""
     task: str
-    """Such as ``zero_shot@scenes``."""
+    """Such as ``scenes_zero_shot``."""
     metrics: dict[str, float | None]
     """None where a metric is not defined."""
     counts: dict[str, int]

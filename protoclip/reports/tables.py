@@ -1,6 +1,6 @@
 """Comparison tables: mean and standard error over seeds, the best marked, differences to the first line.
 
-table = comparison_table(read_rows(*paths), ["zero_shot@scenes/top1", "clustering@scenes/ari"])
+table = comparison_table(read_rows(*paths), ["scenes_zero_shot/top1", "scenes_clustering/ari"])
 print(to_markdown(table))
 """
 
@@ -72,7 +72,7 @@ def comparison_table(rows: Sequence[Row], columns: Sequence[str], *, group_by: S
 
     Args:
         rows: See ``read_rows``.
-        columns: ``task/metric``, such as ``zero_shot@scenes/top1``.
+        columns: ``task/metric``, such as ``scenes_zero_shot/top1``.
         group_by: Fields of the rows; ``data.name`` reaches into a field.
 
     Raises:

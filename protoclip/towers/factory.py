@@ -1,7 +1,9 @@
 """Builds a pair of towers from the name of an open_clip config and what is changed in it."""
 
+import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from pickle import UnpicklingError
@@ -159,6 +161,21 @@ def _named_config(name: str) -> dict[str, Any]:
     return config
 
 
+@contextmanager
+def _without_scratch_warning() -> Iterator[None]:
+    """open_clip warns of weights from scratch, which is what pretraining starts from."""
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return "No pretrained weights loaded" not in record.getMessage()
+
+    root = logging.getLogger()
+    root.addFilter(wanted)
+    try:
+        yield
+    finally:
+        root.removeFilter(wanted)
+
+
 def _build(name: str, config: Mapping[str, Any], pretrained: str | None) -> Any:
     import open_clip  # noqa: PLC0415 - takes seconds
 
@@ -171,7 +188,8 @@ def _build(name: str, config: Mapping[str, Any], pretrained: str | None) -> Any:
     named = _named_config(name)
     changed = {key: value for key, value in config.items() if value != named.get(key)}
     try:
-        model = open_clip.create_model(name, pretrained=pretrained, force_custom_text=True, **changed)
+        with _without_scratch_warning():
+            model = open_clip.create_model(name, pretrained=pretrained, force_custom_text=True, **changed)
         if "vision_cfg" in changed and "timm_model_name" in config["vision_cfg"]:
             model.visual.set_input_size(model.visual.image_size)
     except (RuntimeError, OSError, KeyError, EOFError, UnpicklingError) as error:

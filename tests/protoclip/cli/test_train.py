@@ -16,10 +16,10 @@ TASKS = (
     "pairs:{_target_:datamodules.scenes.ScenePairs,split:retrieval,size:40,image_size:32},"
     "train:{_target_:datamodules.scenes.SceneObjects,split:train,size:128,image_size:32},"
     "objects:{_target_:datamodules.scenes.SceneObjects,split:test,size:64,image_size:32}},tasks:{"
-    "zero_shot@scenes:{_target_:protoclip.evaluation.tasks.ZeroShot,pictures:objects},"
-    "knn@scenes:{_target_:protoclip.evaluation.tasks.KNN,pictures:objects,train:train},"
-    "retrieval@scenes:{_target_:protoclip.evaluation.tasks.Retrieval,pictures:pairs},"
-    "pseudo_labels@scenes:{_target_:protoclip.evaluation.tasks.PseudoLabels,pictures:pairs}}}}"
+    "scenes_zero_shot:{_target_:protoclip.evaluation.tasks.ZeroShot,pictures:objects},"
+    "scenes_knn:{_target_:protoclip.evaluation.tasks.KNN,pictures:objects,train:train},"
+    "scenes_retrieval:{_target_:protoclip.evaluation.tasks.Retrieval,pictures:pairs},"
+    "scenes_pseudo_labels:{_target_:protoclip.evaluation.tasks.PseudoLabels,pictures:pairs}}}}"
 )
 
 
@@ -39,13 +39,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_leaves_its_results(finished: Path) -> None:
     rows = read_rows(finished / "rows.jsonl")
     assert {row["task"] for row in rows} == {
-        "zero_shot@scenes", "knn@scenes", "retrieval@scenes", "pseudo_labels@scenes", "cost",
+        "scenes_zero_shot", "scenes_knn", "scenes_retrieval", "scenes_pseudo_labels", "cost",
     }  # fmt: skip
     assert {row["run"] for row in rows} == {finished.name}
     assert {row["method"] for row in rows} == {"protoclip"}
     by_task = {row["task"]: row for row in rows}
-    assert by_task["zero_shot@scenes"]["prompts"]
-    assert by_task["zero_shot@scenes"]["counts"] == {"objects_pictures": 64, "classes": 64}
+    assert by_task["scenes_zero_shot"]["prompts"]
+    assert by_task["scenes_zero_shot"]["counts"] == {"objects_pictures": 64, "classes": 64}
     assert by_task["cost"]["metrics"]["steps"] == 8
     assert (by_task["cost"]["metrics"]["relative_epoch"] or 0) > 1
     facts = json.loads((finished / "run.json").read_text())

@@ -267,7 +267,7 @@ def test_mistakes_are_told_in_one_line(
     backend: str, points: Tensor, clusters: int, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message) as caught:
-        kmeans(points, clusters, **({"backend": backend, "iterations": 2} | options))
+        kmeans(points, clusters, **{"backend": backend, "iterations": 2, **options})
     assert "\n" not in str(caught.value)
 
 

@@ -5,7 +5,7 @@ import pytest
 from protoclip.reports.blocks import render_blocks
 from protoclip.reports.rows import Row, append_rows
 
-TEXT = "Before.\n<!-- table: rows.jsonl | knn@x/top1=k-NN, cost/steps=steps -->\nstale\n<!-- end of table -->\nAfter.\n"
+TEXT = "Before.\n<!-- table: rows.jsonl | x_knn/top1=k-NN, cost/steps=steps -->\nstale\n<!-- end of table -->\nAfter.\n"
 
 
 def row(arm: str, task: str, metrics: dict[str, float | None]) -> Row:
@@ -29,7 +29,7 @@ def row(arm: str, task: str, metrics: dict[str, float | None]) -> Row:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    rows = [row(arm, "knn@x", {"top1": top1}) for arm, top1 in (("CLIP", 10.0), ("ProtoCLIP", 12.5))]
+    rows = [row(arm, "x_knn", {"top1": top1}) for arm, top1 in (("CLIP", 10.0), ("ProtoCLIP", 12.5))]
     rows += [row(arm, "cost", {"steps": 8.0}) for arm in ("CLIP", "ProtoCLIP")]
     append_rows(tmp_path / "rows.jsonl", rows)
     return tmp_path

@@ -17,7 +17,7 @@ def _row(**changes: Any) -> Row:
         "method": "clip",
         "seed": 0,
         "data": {"name": "flickr8k", "fingerprint": "ff"},
-        "task": "zero_shot@scenes",
+        "task": "scenes_zero_shot",
         "metrics": {"top1": 12.5},
         "counts": {"images": 200},
         "prompts": None,

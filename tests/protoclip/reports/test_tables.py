@@ -8,7 +8,7 @@ from rich.console import Console
 
 from protoclip.reports import Row, Table, comparison_table, print_table, to_csv, to_markdown
 
-TOP1, ARI = "zero_shot@scenes/top1", "clustering@scenes/ari"
+TOP1, ARI = "scenes_zero_shot/top1", "scenes_clustering/ari"
 
 
 def _rows(arm: str, task: str, metric: str, values: list[float | None], **fields: Any) -> list[Row]:
@@ -21,11 +21,11 @@ def _rows(arm: str, task: str, metric: str, values: list[float | None], **fields
 
 def _table() -> Table:
     rows = [
-        *_rows("clip", "zero_shot@scenes", "top1", [10.0, 14.0]),
-        *_rows("proto", "zero_shot@scenes", "top1", [13.0, 16.0]),
-        *_rows("none", "zero_shot@scenes", "top1", [9.0]),
-        *_rows("clip", "clustering@scenes", "ari", [0.2161]),
-        *_rows("proto", "clustering@scenes", "ari", [0.2159]),
+        *_rows("clip", "scenes_zero_shot", "top1", [10.0, 14.0]),
+        *_rows("proto", "scenes_zero_shot", "top1", [13.0, 16.0]),
+        *_rows("none", "scenes_zero_shot", "top1", [9.0]),
+        *_rows("clip", "scenes_clustering", "ari", [0.2161]),
+        *_rows("proto", "scenes_clustering", "ari", [0.2159]),
     ]
     return comparison_table(rows, [TOP1, ARI])
 
@@ -47,7 +47,7 @@ def test_means_errors_and_differences_by_hand() -> None:
 
 def test_markdown() -> None:
     assert to_markdown(_table()) == (
-        "| arm | zero_shot@scenes/top1 | clustering@scenes/ari | seeds |\n"
+        "| arm | scenes_zero_shot/top1 | scenes_clustering/ari | seeds |\n"
         "| --- | ---: | ---: | ---: |\n"
         "| clip | 12.00 ± 2.00 | **0.216** | 2 |\n"
         "| proto | **14.50 ± 1.50** (+2.50 ± 0.50) | **0.216** (+0.000) | 2 |\n"

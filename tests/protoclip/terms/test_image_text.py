@@ -43,7 +43,7 @@ def test_one_pair_is_clip() -> None:
 
 def test_several_pairs_are_averaged() -> None:
     pairs = [["image", "summary"], ["crop", "text"], ["crop", "summary"]]
-    expected = sum(float(pair_loss(*pair)) for pair in pairs) / 3
+    expected = sum(pair_loss(image, text).item() for image, text in pairs) / 3
     assert ImageText(pairs)(inputs())["loss"].item() == pytest.approx(expected, rel=1e-6)
 
 

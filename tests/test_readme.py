@@ -1,0 +1,79 @@
+"""The README tells the truth: its tables come from their rows, its commands and options exist."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+from protoclip.cli import main
+from protoclip.reports.blocks import render_blocks
+from protoclip.reports.rows import read_rows
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+LINES = [shlex.split(line, comments=True) for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]
+COMMANDS = [words for words in LINES if words]
+OURS = [words for words in COMMANDS if words[0] in {"protoclip", "protoclip-train"}]
+
+
+def test_it_is_short() -> None:
+    assert len(README.splitlines()) < 250
+
+
+def test_tables_are_generated_from_their_rows() -> None:
+    assert "<!-- table:" in README
+    assert render_blocks(README, ROOT) == README
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "results").glob("*.jsonl")), ids=lambda path: path.name)
+def test_rows_name_their_run_and_revision(path: Path) -> None:
+    for row in read_rows(path):
+        assert re.fullmatch(r"[0-9a-f]{12}", row["run"])
+        assert re.fullmatch(r"[0-9a-f]{7,40}", row["git"]), "rows of a changed checkout cannot be repeated"
+
+
+def test_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = {words[1] for words in COMMANDS if words[0] == "make"} | set(re.findall(r"`make ([a-z-]+)`", README))
+    assert {"demo", "test"} <= targets
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+@pytest.mark.parametrize("words", OURS, ids=" ".join)
+def test_commands_compose(words: list[str]) -> None:
+    overrides = [word for word in words[1:] if word not in {"compare", "-m"}]
+    with initialize_config_module("conf", version_base="1.3"):
+        assert compose("config", overrides=overrides).method
+
+
+def test_options_exist() -> None:
+    with initialize_config_module("conf", version_base="1.3"):
+        config = compose("config")
+    named = set(re.findall(r"`((?:prototype|episode|run|data|towers)\.[a-z_.]+?)(?:\.\*)?`", README))
+    assert named
+    for name in named:
+        missing = object()
+        assert OmegaConf.select(config, name, default=missing) is not missing, name
+
+
+def test_table_command_rewrites_a_file(tmp_path: Path) -> None:
+    copy = tmp_path / "README.md"
+    (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
+    copy.write_text(re.sub(r"\| CLIP .*\n", "", README), encoding="utf-8")
+    assert main(["table", str(copy)]) == 0
+    assert copy.read_text(encoding="utf-8") == README
+
+
+@pytest.mark.slow
+def test_the_demo_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "experiment=demo", f"runs={tmp_path}"]) == 0
+    folder = tmp_path / "compare" / "scenes"
+    assert {path.name for path in folder.iterdir()} == {
+        "rows.jsonl", "table.md", "table.csv", "tsne.png", "prototypes.png",
+    }  # fmt: skip
+    assert "CLIP at equal cost" in capsys.readouterr().out
