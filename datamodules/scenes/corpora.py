@@ -13,7 +13,7 @@ from torch import Tensor
 
 from datamodules.scenes.captions import make_captions, summarise
 from datamodules.scenes.layout import Scene, Thing, make_scene
-from datamodules.scenes.picture_cache import PictureCache
+from datamodules.scenes.picture_cache import picture_cache
 from datamodules.scenes.render import renderer
 from datamodules.scenes.vocabulary import Vocabulary, load_vocabulary
 
@@ -44,7 +44,7 @@ class _Scenes:
     def __init__(self, key: str, size: int, image_size: int, max_objects: int, cache: bool) -> None:
         self.size, self.image_size, self.max_objects = size, image_size, max_objects
         self._key = key
-        self._cache = PictureCache(size, image_size) if cache else None
+        self._cache = picture_cache((key, max_objects), size, image_size) if cache else None
         self._labels: dict[int, int] = {}
         self._captions: dict[int, list[str]] = {}
 

@@ -2,6 +2,7 @@
 
 import math
 import mmap
+from functools import lru_cache
 
 import numpy as np
 
@@ -19,3 +20,9 @@ class PictureCache:
 
     def __reduce__(self) -> tuple[type["PictureCache"], tuple[int, int]]:
         return type(self), (self.shape[0], self.shape[2])
+
+
+@lru_cache(maxsize=32)
+def picture_cache(identity: object, size: int, image_size: int) -> PictureCache:
+    """The cache of one set of pictures, shared by all sources of that identity in a process: a sweep renders once."""
+    return PictureCache(size, image_size)
