@@ -48,6 +48,18 @@ class Evaluation(Callback):
         self.extracted: dict[str, Extracted] = {}
         self._parts: dict[int, list[dict[str, Tensor]]] = defaultdict(list)
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse tasks on picture sets that are not there, before hours of training.
+
+        Raises:
+            ValueError: with the option to change.
+        """
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        for part, tasks in self.tasks.items():
+            for name, task in tasks.items():
+                if missing := set(task.needs) - set(getattr(datamodule, part)):
+                    raise ValueError(f"task {name} needs evaluation.{part}.pictures.{', '.join(sorted(missing))}")
+
     def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """Keep a batch's features."""
         self._collect(*args, **kwargs)

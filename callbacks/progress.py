@@ -30,8 +30,9 @@ class EpisodeProgress(TQDMProgressBar):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, *args: Any) -> None:
         """Name the episode."""
-        super().on_train_epoch_start(trainer, *args)
-        self.train_progress_bar.set_description(self._title("training"))
+        bar = self.train_progress_bar
+        bar.set_description(self._title("training"), refresh=False)
+        bar.reset(self.total_train_batches)
 
     def phase_changed(self, name: str | None, total: int | None) -> None:
         """Open a bar for a phase of the refresh; training and validation have Lightning's."""
@@ -40,7 +41,12 @@ class EpisodeProgress(TQDMProgressBar):
             self._phase_bar = None
         if name in SHOWN and self.is_enabled:
             self._phase_bar = Tqdm(
-                desc=self._title(SHOWN[name]), total=total, leave=False, dynamic_ncols=True, file=sys.stdout
+                desc=self._title(SHOWN[name]),
+                total=total,
+                leave=False,
+                dynamic_ncols=True,
+                file=sys.stdout,
+                bar_format="{desc} [{elapsed}]" if total is None else self.BAR_FORMAT,
             )
 
     def phase_advanced(self) -> None:

@@ -103,7 +103,7 @@ class PrototypeRefresh(Callback):
         module.eval()
         try:
             for batch in module.clock.track("extraction", datamodule.extraction_dataloader(episode)):
-                moved = module.trainer.strategy.batch_to_device(batch)
+                moved = module.trainer.precision_plugin.convert_input(module.trainer.strategy.batch_to_device(batch))
                 with module.trainer.precision_plugin.forward_context():
                     features = module(moved)
                 parts.append((*(features[key].float().cpu() for key in keys), batch["label"]))

@@ -1,0 +1,1 @@
+"""The Hydra tree: the only home of an experiment's defaults."""

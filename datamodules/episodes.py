@@ -104,9 +104,9 @@ class EpisodeSampler(Sampler[SampleKey]):
     """
 
     def __init__(self, plan: EpisodePlan, *, purpose: str, batch_size: int, episode: int = 0) -> None:
-        if batch_size > plan.size:
+        if not 1 <= batch_size <= plan.size:
             raise ValueError(
-                f"a batch of {batch_size} from an episode of {plan.size}: lower batch_size or raise episode.size"
+                f"a batch of {batch_size} from an episode of {plan.size}: set batch_size between 1 and {plan.size}"
             )
         self.plan = plan
         self.purpose = purpose
@@ -141,5 +141,5 @@ def episode_count(plan_size: int, corpus_size: int, *, episodes: int | None = No
         assert epochs is not None
         episodes = round(epochs * corpus_size / plan_size)
     if episodes < 1:
-        raise ValueError("the run is shorter than one episode: raise run.epochs, or lower episode.size")
+        raise ValueError("the run is shorter than one episode: raise run.episodes or run.epochs, or lower episode.size")
     return episodes

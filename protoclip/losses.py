@@ -45,6 +45,8 @@ def clip_loss(
         raise ValueError(
             f"clip_loss needs matched rows, got {tuple(image_features.shape)} and {tuple(text_features.shape)}"
         )
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing is in [0, 1), not {label_smoothing}")
     rows = rows or slice(None)
     to_text = logit_scale * image_features[rows] @ text_features.T
     to_image = logit_scale * text_features[rows] @ image_features.T

@@ -67,7 +67,7 @@ class ImageTextPretraining(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.towers = towers
-        towers.image.to(memory_format=torch.channels_last)  # a third faster for convolutions, on CPU and GPU alike
+        towers.image.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster for convolutions, on CPU and GPU alike
         self.terms = nn.ModuleDict(terms)
         self.temperatures = nn.ModuleDict(temperatures)
         self.banks = nn.ModuleDict(banks or {})
@@ -142,17 +142,14 @@ class ImageTextPretraining(pl.LightningModule):
             raise RuntimeError(f"the loader delivered episode {episode} in episode {self.current_epoch}")
         features = self(batch)
         with torch.autocast(self.device.type, enabled=False):
-            loss, figures = self._loss(features, batch, self.active_weights(episode))
-        if (batch_idx + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            loss, figures = self._loss(self._inputs(features, batch), self.active_weights(episode))
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             figures |= self._representation_figures(features)
         self.log("train/loss", loss, prog_bar=True)
         self.log_dict({f"train/{name}": value for name, value in figures.items()})
         return loss
 
-    def _loss(
-        self, features: Features, batch: Batch, weights: Mapping[str, float]
-    ) -> tuple[Tensor, dict[str, Tensor | float]]:
-        inputs = self._inputs(features, batch)
+    def _loss(self, inputs: StepInputs, weights: Mapping[str, float]) -> tuple[Tensor, dict[str, Tensor | float]]:
         losses = []
         figures: dict[str, Tensor | float] = {}
         for name, weight in weights.items():
@@ -191,12 +188,15 @@ class ImageTextPretraining(pl.LightningModule):
                 rows = slice(None) if tower == "image" else first
                 features |= {FeatureKey(tower, view, name): value[rows] for name, value in outputs[tower].items()}
             weights = {name: self._term(name).weight for name in self.terms if self._term(name).validates}
+            assert weights, "a method without a term that validates"
             scales = {name: temperature() for name, temperature in self.temperatures.items()}
             inputs = StepInputs(features, scales, {}, positions=batch["index"], block=-1)
-            loss = sum(
-                (weight * self._term(name)(inputs)["loss"] for name, weight in weights.items()), torch.tensor(0.0)
-            )
-            self.log("validation/loss", loss, batch_size=len(first), add_dataloader_idx=False)
+            with torch.autocast(self.device.type, enabled=False):
+                loss = torch.stack(
+                    [weight * self._term(name)(inputs)["loss"] for name, weight in weights.items()]
+                ).sum()
+            name = "validation/loss" + (f"_{dataloader_idx}" if dataloader_idx else "")
+            self.log(name, loss, batch_size=len(first), add_dataloader_idx=False)
         return outputs
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, dict[str, Tensor]]:

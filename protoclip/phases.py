@@ -41,5 +41,5 @@ def check_phases(weights: Mapping[str, float], phases: Mapping[str, Phase]) -> N
     for name, phase in phases.items():
         if unknown := set(phase.weights) - set(weights):
             raise ValueError(f"phases.{name}.weights names no term: {', '.join(sorted(unknown))}")
-        if phase.first_episodes and not any(term_weights(weights, {name: phase}, 0).values()):
+        if phase.first_episodes and not any(term_weights(weights, phases, phase.first_episodes - 1).values()):
             raise ValueError(f"phases.{name} leaves no term with a weight: set phases.{name}.first_episodes=0")

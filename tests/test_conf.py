@@ -17,8 +17,9 @@ CONF = Path(__file__).parent.parent / "conf"
 OPTIONS = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.rglob("*.yaml"))
 NEEDS_DATA = {"data/flickr8k", "evaluation/flickr8k", "compare/flickr8k", "experiment/flickr8k_protoclip"}
 GROUPS = {
-    "callbacks", "compare", "data", "evaluation", "experiment", "logger", "method", "optimizer", "towers", "trainer", "views",
-}  # fmt: skip
+    *("callbacks", "compare", "data", "evaluation", "experiment", "logger"),
+    *("method", "optimizer", "towers", "trainer", "views"),
+}
 
 
 def words_of(option: str, manifest: Path) -> list[str]:

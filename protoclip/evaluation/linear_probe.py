@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from protoclip.evaluation.checks import check_same_dim, checked_features, checked_labels
@@ -19,6 +20,8 @@ from protoclip.evaluation.ranking import normalised
 Array = NDArray[Any]
 SWEEP_GRID = np.logspace(-6, 6, 97)
 """CLIP's 97 values, eight per decade; the strength of the penalty is 1 / C, so the range is that of lambda as well."""
+ONE_THREAD = 10**9
+"""Features x samples x classes below which a fit runs on one thread."""
 _COARSE_STEP = 16  # two decades: 1e-6, 1e-4, ..., 1e6
 
 _log = logging.getLogger(__name__)
@@ -88,8 +91,10 @@ def _array(tensor: Tensor) -> Array:
 def _fit(x: Array, y: Array, inverse_penalty: float, max_iter: int, standardize: bool) -> Pipeline:
     probe = LogisticRegression(C=inverse_penalty, max_iter=max_iter, solver="lbfgs")
     pipeline = make_pipeline(StandardScaler(), probe) if standardize else make_pipeline(probe)
-    with warnings.catch_warnings():  # the large values of a sweep seldom converge, and need not
-        warnings.simplefilter("ignore", ConvergenceWarning)
+    # L-BFGS on a small problem is many tiny products, on which BLAS threads wait for each other: 3.5 times slower.
+    threads = 1 if x.size * len(np.unique(y)) < ONE_THREAD else None
+    with warnings.catch_warnings(), threadpool_limits(threads, user_api="blas"):
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the large values of a sweep seldom converge, nor need to
         return pipeline.fit(x, y)
 
 

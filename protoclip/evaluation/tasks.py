@@ -160,6 +160,8 @@ class PseudoLabels(Task):
 
     def __call__(self, sets: Sets) -> dict[str, float]:  # noqa: D102
         found = sets[self.pictures]
+        if not found.text:
+            raise ValueError(f"pseudo labels on {self.pictures} need a set with captions")
         first = torch.searchsorted(found.owner, torch.arange(len(found.labels)))
         features = {"image": found.image[self.output], "text": found.text[self.output][first]}
         true_labels = found.labels if bool((found.labels >= 0).all()) else None

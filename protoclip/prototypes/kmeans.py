@@ -66,6 +66,11 @@ def kmeans(
         raise ValueError("K-means needs finite features: the towers gave NaN or infinity")
     if backend not in BACKENDS:
         raise ValueError(f"backend is one of {', '.join(BACKENDS)}, not {backend!r}")
+    if iterations < 0 or redo < 1 or (max_points_per_cluster is not None and max_points_per_cluster < 1):
+        raise ValueError("iterations is 0 or more; redo and max_points_per_cluster are 1 or more")
+    if init is not None and init.shape != (num_clusters, features.shape[1]):
+        raise ValueError(f"init is [{num_clusters}, {features.shape[1]}], not {list(init.shape)}")
+    _check_device(device, backend)
     points = features.detach().to(device=device, dtype=torch.float32).contiguous()
     generator = torch.Generator().manual_seed(seed)
     training = _subsample(points, num_clusters, max_points_per_cluster, generator)
@@ -75,6 +80,18 @@ def kmeans(
     counts = torch.bincount(labels, minlength=num_clusters)
     home = features.device
     return Clusters(centroids.to(home, features.dtype), labels.to(home), counts.to(home), objective)
+
+
+def _check_device(device: str, backend: str) -> None:
+    if backend == "faiss" and device.startswith("cuda"):
+        import faiss  # noqa: PLC0415 - a tenth of a second that a run without prototypes need not pay
+
+        if not getattr(faiss, "get_num_gpus", lambda: 0)():
+            raise ValueError("this FAISS build has no GPU: set kmeans.backend=torch, or kmeans.device=cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # which of the two depends on torch's build
+        raise ValueError(f"torch has no device {device!r} here: set kmeans.device=cpu") from error
 
 
 def _subsample(points: Tensor, num_clusters: int, limit: int | None, generator: torch.Generator) -> Tensor:
@@ -94,9 +111,8 @@ def _faiss(points: Tensor, starts: list[Tensor], iterations: int) -> tuple[Tenso
     import faiss  # noqa: PLC0415 - a tenth of a second that a run without prototypes need not pay
 
     gpu = points.device.type == "cuda"
-    if gpu and not getattr(faiss, "get_num_gpus", lambda: 0)():
-        raise ValueError("this FAISS build has no GPU: set kmeans.backend=torch, or kmeans.device=cpu")
-    array = points.cpu().numpy()
+    center = points.mean(dim=0)
+    array = (points - center).cpu().numpy()
     runs = []
     for start in starts:
         clustering = faiss.Kmeans(
@@ -107,8 +123,8 @@ def _faiss(points: Tensor, starts: list[Tensor], iterations: int) -> tuple[Tenso
             min_points_per_centroid=1,
             max_points_per_centroid=len(points),  # FAISS' own default silently drops all beyond 256 a cluster
         )
-        clustering.train(array, init_centroids=start.cpu().numpy())
-        centroids = torch.from_numpy(np.asarray(clustering.centroids)).to(points.device)
+        clustering.train(array, init_centroids=(start - center).cpu().numpy())
+        centroids = torch.from_numpy(np.asarray(clustering.centroids)).to(points.device) + center
         runs.append((centroids, [float(value) for value in np.asarray(clustering.obj)]))
     return min(runs, key=lambda run: run[1][-1])
 
@@ -145,10 +161,17 @@ def _split_largest(centroids: Tensor, counts: Tensor) -> Tensor:
 
 
 def _nearest(points: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    """Nearest centroid and squared distance of each point, in blocks of bounded memory."""
+    """Nearest centroid and squared distance of each point, in blocks of bounded memory.
+
+    Seen from the centroids' mean: features in a narrow cone, as fresh heads give them, would lose their distances to
+    the cancellation in |x|^2 - 2 x c + |c|^2.
+    """
+    center = centroids.mean(dim=0)
+    centroids = centroids - center
     norms = centroids.square().sum(dim=1)
     labels, distances = [], []
     for block in torch.split(points, max(1, BLOCK_ELEMENTS // len(centroids))):
+        block = block - center  # noqa: PLW2901
         squared = torch.addmm(norms, block, centroids.T, alpha=-2)
         lowest, label = squared.min(dim=1)
         labels.append(label)

@@ -95,7 +95,7 @@ def test_workers_do_not_change_any_batch() -> None:
     here, there = scenes(), scenes(workers=2)
     assert_same(list(here.train_dataloader()), list(there.train_dataloader()))
     for episode in (0, 3):  # the second time from workers that live on
-        assert_same(list(here.extraction_dataloader(episode)), list(there.extraction_dataloader(episode)))
+        assert_same(*(list(datamodule.extraction_dataloader(episode)) for datamodule in (here, there)))
     assert_same(list(here.val_dataloader()[0]), list(there.val_dataloader()[0]))
 
 
@@ -159,9 +159,7 @@ def test_extraction_takes_episodes_smaller_than_its_batch() -> None:
 
 
 def test_long_captions_keep_their_end() -> None:
-    datamodule = prose()
-    assert isinstance(datamodule.tokenize, Tokenizer)
-    eot = datamodule.tokenize.eot_id
+    datamodule, eot = prose(), Tokenizer().eot_id
     loaders = [datamodule.train_dataloader(), datamodule.extraction_dataloader(0), *datamodule.val_dataloader()]
     for batch in (batch for loader in loaders for batch in loader):
         assert batch["text"].shape[1] == 10
@@ -246,6 +244,6 @@ def test_every_step_reads_the_labels_of_its_own_pairs(
         return check.read[modality]
 
     monkeypatch.setattr(PrototypeBank, "labels", spied)
-    words = (f"num_workers={workers}", "run.episodes=3", "prototype.warmup_episodes=0")
-    build(tiny_config(tmp_path, "protoclip", *words)).fit(check)
+    words = ("run.episodes=3", "prototype.warmup_episodes=0")
+    build(tiny_config(tmp_path, "protoclip", f"num_workers={workers}", *words)).fit(check)
     assert check.checked == [(episode, batch) for episode in range(3) for batch in range(4)]
