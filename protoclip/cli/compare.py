@@ -42,7 +42,7 @@ def compare(words: Sequence[str], *, console: Console | None = None) -> Path:
             for config in configs:
                 console.rule(f"{name}, seed {config.seed}")
                 runs.setdefault(str(name), []).append(run_experiment(config, console=console))
-    folder = Path(base.runs) / "compare" / base.compare.name
+    folder = Path(base.runs) / "compare" / str(base.compare.name)
     _report(folder, runs, base, console)
     return folder
 
