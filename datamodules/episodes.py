@@ -106,7 +106,7 @@ class EpisodeSampler(Sampler[SampleKey]):
     def __init__(self, plan: EpisodePlan, *, purpose: str, batch_size: int, episode: int = 0) -> None:
         if not 1 <= batch_size <= plan.size:
             raise ValueError(
-                f"a batch of {batch_size} from an episode of {plan.size}: set batch_size between 1 and {plan.size}"
+                f"a batch of {batch_size} from an episode of {plan.size}: set batch_size between 1 and episode.size"
             )
         self.plan = plan
         self.purpose = purpose

@@ -72,6 +72,7 @@ def test_every_yaml_composes_and_instantiates(
         config = compose("config", overrides=[*words, f"runs={tmp_path}"])
     if option in {"data/manifest", "data/shards"}:
         config.episode.size = config.batch_size = 1
+        config.prototype.images_per_prototype = 1
     datamodule = build_datamodule(config)
     module = build_module(config)
     check_views(module, datamodule)

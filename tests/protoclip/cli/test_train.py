@@ -94,7 +94,7 @@ def test_a_sweep_makes_a_directory_for_each_job(tmp_path: Path) -> None:
     ("word", "told"),
     [
         ("episode.size=100", "set episode.size to 64 or less"),
-        ("batch_size=64", "batch_size between 1 and 32"),
+        ("batch_size=64", "batch_size between 1 and episode.size"),
         ("prototype.num_prototypes=3", "either prototype.num_prototypes or"),
         ("prototype.images_per_prototype=0.5", "between 1 and 32"),
         ("+phases.prototype_warmup.weights.image_text=0", "phases.prototype_warmup.first_episodes=0"),
