@@ -1,5 +1,8 @@
 """One run from a config to rows of results."""
 
+import logging
+import warnings
+
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -12,10 +15,22 @@ from protoclip.reports.rows import Row
 from protoclip.reports.screen import print_rows
 from protoclip.runs import Run, git_revision, now
 
+NOISE = (
+    r".*isinstance\(treespec, LeafSpec\).*",
+    r".*Total length of `list` across ranks is zero.*",
+    r".*Checkpoint directory .* exists and is not empty.*",
+    r".*does not have many workers.*",
+    r".*is smaller than the logging interval.*",
+)
+"""Warnings of the libraries about what is as it should be here."""
+
 
 def run_experiment(config: DictConfig, *, console: Console | None = None) -> Run:
     """Train, test and write the rows of one config; resume an unfinished run, skip a finished one."""
     console = console or Console()
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its tips and device lines
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message)
     datamodule = build_datamodule(config)
     run = find_run(config, datamodule)
     if run.done:

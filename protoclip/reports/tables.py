@@ -23,7 +23,10 @@ UNIT_SCALE = frozenset(
 )
 """Metrics that are not in percent: printed with three decimals instead of two."""
 LOWER_IS_BETTER = frozenset({"davies_bouldin"})
-NO_BEST = frozenset({"modality_gap", "self_similarity", "feature_std", "used_clusters", "C"})
+NO_BEST = frozenset(
+    {"modality_gap", "self_similarity", "feature_std", "used_clusters", "C"}
+    | {"episodes", "steps", "pairs", "seconds", "relative_epoch"}
+)
 """Metrics that describe a model without ranking it."""
 
 GroupKey = tuple[str, ...]
@@ -210,11 +213,12 @@ def to_csv(table: Table) -> str:
 
 
 def print_table(table: Table, console: Console) -> None:
-    """Print to a rich console, the best of each column in bold."""
+    """Print to a rich console, a group a column so that a screen holds many metrics, the best of each in bold."""
     view = rich.table.Table()
-    for index, name in enumerate(_header(table)):
-        view.add_column(escape(name), justify="left" if index < len(table.group_by) else "right")
-    keys = len(table.group_by)
-    for row in _texts(table, "[bold]{}[/bold]"):
-        view.add_row(*(escape(cell) for cell in row[:keys]), *row[keys:])
+    view.add_column("/".join(table.group_by))
+    for line in table.lines:
+        view.add_column(escape(" ".join(line.key)), justify="right")
+    groups = [cells[len(table.group_by) :] for cells in _texts(table, "[bold]{}[/bold]")]
+    for name, *values in zip((*table.columns, "seeds"), *groups, strict=True):
+        view.add_row(escape(name), *values)
     console.print(view)
