@@ -118,3 +118,9 @@ def test_mistakes_are_named() -> None:
     twin = cast(Row, {**rows[0], "run": "twin"})
     with pytest.raises(ValueError, match="a has two runs of seed 0 for t, one is twin"):
         comparison_table([*rows, twin], ["t/top1"])
+
+
+def test_costs_have_no_best() -> None:
+    rows = [*_rows("a", "cost", "seconds", [1.0]), *_rows("b", "cost", "seconds", [2.0])]
+    table = comparison_table(rows, ["cost/seconds"])
+    assert [cell.best for line in table.lines for cell in line.cells if cell] == [False, False]
