@@ -5,7 +5,6 @@ what is between them is written by ``protoclip table FILE``, never by hand.
 """
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 from protoclip.reports.rows import Row, read_rows
@@ -33,8 +32,8 @@ def _fill(match: re.Match[str], folder: Path) -> str:
         raise ValueError(f"no rows at {path}: run the comparison that writes them")
     rows = read_rows(path)
     titles = dict(column.strip().split("=", 1) for column in match["columns"].split(","))
-    table = replace(comparison_table(rows, list(titles)), columns=tuple(titles.values()))
-    return f"{match[1]}\n{to_markdown(table)}\n{_origin(rows, match['rows'])}\n{match[4]}"
+    table = to_markdown(comparison_table(rows, list(titles)), titles)
+    return f"{match[1]}\n{table}\n{_origin(rows, match['rows'])}\n{match[4]}"
 
 
 def _origin(rows: list[Row], path: str) -> str:

@@ -191,9 +191,9 @@ def _header(table: Table) -> list[str]:
     return [*table.group_by, *table.columns, "seeds"]
 
 
-def to_markdown(table: Table) -> str:
-    """Render as a Markdown table, the best of each column in bold."""
-    header = _header(table)
+def to_markdown(table: Table, titles: Mapping[str, str] | None = None) -> str:
+    """Render as a Markdown table, the best of each column in bold; ``titles`` are printed instead of the columns."""
+    header = [(titles or {}).get(name, name) for name in _header(table)]
     keys = len(table.group_by)
     rule = ["---"] * keys + ["---:"] * (len(header) - keys)
     cells = [[cell.replace("|", "\\|") for cell in row] for row in (header, rule, *_texts(table, "**{}**"))]
