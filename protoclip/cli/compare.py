@@ -1,7 +1,8 @@
 """``protoclip compare``: the arms of a comparison on one stream of pairs, one table, and figures.
 
 An arm may be given another arm's measured cost instead of its own length: ``cost_of: ProtoCLIP`` multiplies the
-episodes by (all seconds of ProtoCLIP's episodes) / (all seconds of the first arm's), rounded to whole episodes.
+episodes by (seconds of ProtoCLIP's median episode) / (seconds of the first arm's), rounded to whole episodes; medians,
+because the first run of a process also pays for what the others find in memory.
 """
 
 from collections.abc import Mapping, Sequence
@@ -60,7 +61,7 @@ def _length_words(name: str, arm: DictConfig, base: DictConfig, runs: Mapping[st
 
 
 def _seconds(runs: Sequence[Run]) -> float:
-    return sum(run.cost["seconds"] for run in runs)
+    return sum(run.cost["seconds_per_episode"] for run in runs)
 
 
 def _report(folder: Path, runs: Mapping[str, Sequence[Run]], base: DictConfig, console: Console) -> None:

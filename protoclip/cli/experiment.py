@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from statistics import median
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
@@ -18,6 +19,7 @@ from protoclip.runs import Run, git_revision, now
 NOISE = (
     r".*isinstance\(treespec, LeafSpec\).*",
     r".*Total length of `list` across ranks is zero.*",
+    r".*Experiment logs directory .* exists and is not empty.*",
     r".*Checkpoint directory .* exists and is not empty.*",
     r".*does not have many workers.*",
     r".*is smaller than the logging interval.*",
@@ -60,6 +62,7 @@ def result_rows(config: DictConfig, run: Run, trainer: pl.Trainer, datamodule: I
         "steps": float(trainer.global_step),
         "pairs": float(trainer.global_step * datamodule.batch_size),
         "seconds": sum(seconds.values()),
+        "seconds_per_episode": median(sum(total_seconds([episode]).values()) for episode in timer.episodes),
         "relative_epoch": relative_epoch(timer.episodes),
     } | {f"seconds_{name}": value for name, value in seconds.items()}
     results = evaluation.results | {"cost": TaskResult(metrics=cost, counts={}, prompts=None)}

@@ -45,7 +45,8 @@ def test_rows_of_every_arm_and_seed(folder: Path) -> None:
 
 def test_equal_cost_is_measured(folder: Path) -> None:
     costs = [row for row in read_rows(folder / "rows.jsonl") if row["task"] == "cost"]
-    seconds = {arm: sum(row["cost"]["seconds"] for row in costs if row["arm"] == arm) for arm in ("CLIP", "ProtoCLIP")}
+    names = ("CLIP", "ProtoCLIP")
+    seconds = {arm: sum(row["cost"]["seconds_per_episode"] for row in costs if row["arm"] == arm) for arm in names}
     episodes = {row["arm"]: row["cost"]["episodes"] for row in costs}
     assert episodes["CLIP"] == episodes["ProtoCLIP"] == 4
     assert episodes["CLIP at equal cost"] == max(1, round(4 * seconds["ProtoCLIP"] / seconds["CLIP"]))
