@@ -5,7 +5,6 @@ gradient, the training augmentation under another draw), cluster them per modali
 each student's space, and write labels and prototypes into the bank. Nothing of the data set changes.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from datamodules.datamodule import ImageTextDataModule
 from protoclip.module import ImageTextPretraining
-from protoclip.prototypes import Clusters, PrototypeBank, assign_prototypes, kmeans
+from protoclip.prototypes import Clusters, KMeans, PrototypeBank, assign_prototypes
 from protoclip.seeds import derive_seed
 from protoclip.terms import FeatureKey, Term
 
@@ -28,7 +27,7 @@ class PrototypeRefresh(Callback):
         labels: ``kmeans``, ``shuffled`` or ``oracle``, see ``assign_prototypes``.
         source: ``cross``, ``same`` or ``joint``.
         back_translation: PBT, or the teacher's centroids as they are.
-        cluster: K-means with its options bound.
+        cluster: K-means with its options.
         seed: of the clusterings.
     """
 
@@ -39,14 +38,14 @@ class PrototypeRefresh(Callback):
         labels: str = "kmeans",
         source: str = "cross",
         back_translation: bool = True,
-        cluster: Callable[..., Clusters] = kmeans,
+        cluster: KMeans | None = None,
         seed: int = 0,
     ) -> None:
         self.term = term
         self.labels = labels
         self.source = source
         self.back_translation = back_translation
-        self.cluster = cluster
+        self.cluster = cluster or KMeans()
         self.seed = seed
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

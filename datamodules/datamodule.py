@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from datamodules.datasets import EpisodeDataset, EvaluationDataset, collate_evaluation
 from datamodules.episodes import EpisodePlan, EpisodeSampler
 from datamodules.sources import PairSource, Pictures
-from datamodules.views import MEAN, STD, PictureTransform, Tokenize, evaluation_transform
+from datamodules.views import MEAN, STD, PictureTransform, evaluation_transform
 
 Loader = DataLoader[dict[str, Tensor]]
 
@@ -42,7 +42,7 @@ class ImageTextDataModule(pl.LightningDataModule):
         *,
         image_views: Mapping[str, Callable[..., PictureTransform]],
         text_views: Sequence[str],
-        tokenize: Tokenize,
+        tokenize: Callable[..., Any],
         batch_size: int,
         image_size: int,
         mean: Sequence[float] = MEAN,
@@ -95,6 +95,10 @@ class ImageTextDataModule(pl.LightningDataModule):
     def test_dataloader(self) -> list[Loader]:
         """One loader per picture set of the test, in order."""
         return [self.evaluation_dataloader(pictures) for pictures in self.test.values()]
+
+    def predict_dataloader(self) -> list[Loader]:
+        """The loaders of the test."""
+        return self.test_dataloader()
 
     def evaluation_dataloader(self, pictures: Pictures) -> Loader:
         """All pictures of a set, with their captions or labels."""

@@ -29,11 +29,10 @@ class SampleKey:
     """``train`` or ``extract``: the two passes see the same pair and caption, and draw different augmentations."""
 
 
-@dataclass(frozen=True)
 class EpisodePlan:
     """The pairs of every episode.
 
-    Attributes:
+    Args:
         corpus_size: pairs M of the corpus.
         size: pairs m of an episode.
         seed: of every draw.
@@ -46,25 +45,32 @@ class EpisodePlan:
         ValueError: sizes or options that do not fit together.
     """
 
-    corpus_size: int
-    size: int
-    seed: int = 0
-    refresh_every: int = 1
-    replacement: bool = False
-    draw: str = "independent"
-
-    def __post_init__(self) -> None:
-        if self.draw not in DRAWS:
-            raise ValueError(f"episode.draw is one of {', '.join(DRAWS)}, not {self.draw!r}")
-        if self.size < 1 or self.refresh_every < 1:
+    def __init__(
+        self,
+        corpus_size: int,
+        size: int,
+        seed: int = 0,
+        refresh_every: int = 1,
+        replacement: bool = False,
+        draw: str = "independent",
+    ) -> None:
+        if draw not in DRAWS:
+            raise ValueError(f"episode.draw is one of {', '.join(DRAWS)}, not {draw!r}")
+        if size < 1 or refresh_every < 1:
             raise ValueError("episode.size and episode.refresh_every are 1 or more")
-        if self.size > self.corpus_size and not self.replacement:
+        if size > corpus_size and not replacement:
             raise ValueError(
-                f"an episode of {self.size} pairs from a corpus of {self.corpus_size}: "
-                f"set episode.size to {self.corpus_size} or less, or episode.replacement=true"
+                f"an episode of {size} pairs from a corpus of {corpus_size}: "
+                f"set episode.size to {corpus_size} or less, or episode.replacement=true"
             )
-        if self.replacement and self.draw == "partition":
+        if replacement and draw == "partition":
             raise ValueError("episode.draw=partition draws without replacement: set episode.replacement=false")
+        self.corpus_size = corpus_size
+        self.size = size
+        self.seed = seed
+        self.refresh_every = refresh_every
+        self.replacement = replacement
+        self.draw = draw
 
     def block(self, episode: int) -> int:
         """The block that an episode belongs to."""

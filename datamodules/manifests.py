@@ -16,6 +16,7 @@ import pyarrow.parquet
 from PIL import Image
 
 from datamodules.locations import PackedTexts, existing_file
+from datamodules.sources import PairSource
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ def decode_picture(data: bytes, name: str) -> Image.Image:
         raise ValueError(f"{name}: not a readable picture ({reason}): replace or remove it") from error
 
 
-class ManifestPairs:
+class ManifestPairs(PairSource):
     """Pairs listed in a manifest; the column names' defaults are open_clip's.
 
     Rows of one image are one sample with several captions, images in the order of their first row. In JSON Lines and

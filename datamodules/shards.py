@@ -18,6 +18,7 @@ from PIL import Image
 
 from datamodules.locations import PackedTexts, cache_folder, matching_files, plain_tar, shard_table
 from datamodules.manifests import decode_picture, read_classnames
+from datamodules.sources import LabelledSource, PairSource, Pictures
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +120,7 @@ class ShardIndex:
         return {**self.__dict__, "_handles": {}}
 
 
-class _ShardPictures:
+class _ShardPictures(Pictures):
     """Chosen samples of an index with their pictures.
 
     Attributes:
@@ -142,7 +143,7 @@ class _ShardPictures:
         return decode_picture(self._index.read(sample, self._pictures[index]), self._index.name(sample))
 
 
-class ShardPairs(_ShardPictures):
+class ShardPairs(_ShardPictures, PairSource):
     """Image-text pairs of WebDataset shards: KEY.jpg and KEY.txt, one caption a line.
 
     Samples that lack a picture or a caption file are left out, with a warning.
@@ -189,7 +190,7 @@ class ShardPairs(_ShardPictures):
         return -1
 
 
-class ShardLabelled(_ShardPictures):
+class ShardLabelled(_ShardPictures, LabelledSource):
     """A labelled set of WebDataset shards: KEY.jpg and KEY.cls, the number of the class.
 
     Args:

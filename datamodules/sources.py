@@ -1,7 +1,8 @@
 """What the rest of the project asks of a corpus. A source is random access, picklable and holds no random state."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 from PIL import Image
 from torch import Tensor
@@ -10,42 +11,42 @@ Picture: TypeAlias = Image.Image | Tensor
 """An RGB PIL image, or a uint8 tensor [3, height, width]: torchvision's v2 transforms take both."""
 
 
-class Pictures(Protocol):
-    """A finite collection of pictures."""
+class Pictures(ABC):
+    """A finite collection of pictures.
 
-    @property
-    def fingerprint(self) -> str:
-        """Hash of what the source holds: two sources of one fingerprint give the same samples."""
-        ...
+    Attributes:
+        fingerprint: hash of what the source holds: two sources of one fingerprint give the same samples.
+    """
 
+    fingerprint: str
+
+    @abstractmethod
     def __len__(self) -> int: ...
 
+    @abstractmethod
     def image(self, index: int) -> Picture:
         """The picture of a sample."""
-        ...
 
+    @abstractmethod
     def label(self, index: int) -> int:
         """The class of a sample, -1 where the corpus has none."""
-        ...
 
 
-class PairSource(Pictures, Protocol):
+class PairSource(Pictures):
     """Pictures with one or more captions each."""
 
+    @abstractmethod
     def captions(self, index: int) -> Sequence[str]:
         """All captions of a sample, at least one."""
-        ...
 
 
-class LabelledSource(Pictures, Protocol):
-    """Pictures with classes that have names."""
+class LabelledSource(Pictures):
+    """Pictures with classes that have names.
 
-    @property
-    def classnames(self) -> Sequence[str]:
-        """Names, in the order of the labels."""
-        ...
+    Attributes:
+        classnames: names, in the order of the labels.
+        templates: zero-shot prompts with one ``{}`` for the class name.
+    """
 
-    @property
-    def templates(self) -> Sequence[str]:
-        """Zero-shot prompts with one ``{}`` for the class name."""
-        ...
+    classnames: Sequence[str]
+    templates: Sequence[str]

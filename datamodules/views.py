@@ -33,24 +33,10 @@ def seeded(seed: int) -> Iterator[None]:
         generator.set_state(state)
 
 
-def train_transform(
-    image_size: int,
-    *,
-    crop_scale: Sequence[float] = (0.5, 1.0),
-    flip: float = 0.0,
-    jitter: Sequence[float] = (0.8, 0.8, 0.8, 0.2),
-    jitter_probability: float = 0.0,
-    grayscale: float = 0.0,
-    blur: float = 0.0,
-    blur_kernel: int = 21,
-    blur_sigma: Sequence[float] = (0.1, 2.0),
-    mean: Sequence[float] = MEAN,
-    std: Sequence[float] = STD,
-) -> PictureTransform:
+class Augmentation:
     """SimCLR's family of augmentations, in the order of ProtoCLIP's code; what has probability 0 is left out.
 
     Args:
-        image_size: side of the result.
         crop_scale: share of the area that a random crop keeps, bicubic, aspect ratio 3/4 to 4/3.
         flip: probability of a horizontal flip.
         jitter: strengths of brightness, contrast, saturation and hue.
@@ -59,25 +45,48 @@ def train_transform(
         blur: probability of a Gaussian blur.
         blur_kernel: its side in pixels, odd.
         blur_sigma: range of its standard deviation.
-        mean: subtracted from each channel in [0, 1].
-        std: divides each channel.
-
-    Returns:
-        A picklable function from a picture to a float32 tensor [3, image_size, image_size].
     """
-    steps: list[Any] = [
-        v2.RandomResizedCrop(image_size, tuple(crop_scale), interpolation=v2.InterpolationMode.BICUBIC, antialias=True)
-    ]
-    if flip:
-        steps.append(v2.RandomHorizontalFlip(flip))
-    if jitter_probability:
-        steps.append(v2.RandomApply([v2.ColorJitter(*jitter)], jitter_probability))
-    if grayscale:
-        steps.append(v2.RandomGrayscale(grayscale))
-    if blur:
-        steps.append(v2.RandomApply([v2.GaussianBlur(blur_kernel, tuple(blur_sigma))], blur))
-    transform: PictureTransform = v2.Compose([*steps, *_to_tensor(mean, std)])
-    return transform
+
+    def __init__(
+        self,
+        *,
+        crop_scale: Sequence[float] = (0.5, 1.0),
+        flip: float = 0.0,
+        jitter: Sequence[float] = (0.8, 0.8, 0.8, 0.2),
+        jitter_probability: float = 0.0,
+        grayscale: float = 0.0,
+        blur: float = 0.0,
+        blur_kernel: int = 21,
+        blur_sigma: Sequence[float] = (0.1, 2.0),
+    ) -> None:
+        self.crop_scale = tuple(crop_scale)
+        self.steps: list[Any] = []
+        if flip:
+            self.steps.append(v2.RandomHorizontalFlip(flip))
+        if jitter_probability:
+            self.steps.append(v2.RandomApply([v2.ColorJitter(*jitter)], jitter_probability))
+        if grayscale:
+            self.steps.append(v2.RandomGrayscale(grayscale))
+        if blur:
+            self.steps.append(v2.RandomApply([v2.GaussianBlur(blur_kernel, tuple(blur_sigma))], blur))
+
+    def __call__(
+        self, image_size: int, *, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
+    ) -> PictureTransform:
+        """The transform for one size of the towers' input.
+
+        Args:
+            image_size: side of the result.
+            mean: subtracted from each channel in [0, 1].
+            std: divides each channel.
+
+        Returns:
+            A picklable function from a picture to a float32 tensor [3, image_size, image_size].
+        """
+        bicubic = v2.InterpolationMode.BICUBIC
+        crop = v2.RandomResizedCrop(image_size, self.crop_scale, interpolation=bicubic, antialias=True)
+        transform: PictureTransform = v2.Compose([crop, *self.steps, *_to_tensor(mean, std)])
+        return transform
 
 
 def evaluation_transform(

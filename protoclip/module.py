@@ -207,6 +207,33 @@ class ImageTextPretraining(pl.LightningModule):
             for tower, value in inputs.items()
         }
 
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        """Unit features of a batch of evaluation pictures and their captions, on the CPU."""
+        outputs = self.test_step(batch, batch_idx, dataloader_idx)
+        kept = {name: batch[name] for name in ("index", "label", "owner") if name in batch}
+        kept |= {f"{tower}_features": values["features"] for tower, values in outputs.items()}
+        return {name: value.cpu() for name, value in kept.items()}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say what the weights belong to."""
+        checkpoint["terms"] = list(self.terms)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the checkpoint of another model.
+
+        Raises:
+            ValueError: with what differs.
+        """
+        saved, own = checkpoint["state_dict"], self.state_dict()
+        differing = [name for name in {**saved, **own} if name not in saved or name not in own]
+        differing += [name for name in own if name in saved and saved[name].shape != own[name].shape]
+        if differing:
+            trained, here = (", ".join(terms) for terms in (checkpoint.get("terms", ()), self.terms))
+            raise ValueError(
+                f"the checkpoint is of another model (terms {trained or 'unknown'}; here {here}; "
+                f"{differing[0]} differs): give the options that it was trained with, such as method and towers"
+            )
+
     def on_train_epoch_start(self) -> None:
         """Make whatever is random in a step a function of (seed, episode), so that resume has nothing to restore."""
         seed = derive_seed(self.seed, "episode", self.current_epoch, self.global_rank)

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -11,15 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from filelock import FileLock, Timeout
+from lightning_utilities.core.rank_zero import rank_zero_only
+from omegaconf import OmegaConf
 
+from protoclip.instantiate import instantiate
 from protoclip.module import ImageTextPretraining
 from protoclip.reports.rows import Row, append_rows, read_rows
 
 ROWS = "rows.jsonl"
-HASHED = ("model", "datamodule", "trainer", "callbacks", "run")
-"""The parts of a config that a run is built from; the other groups only feed them."""
+HASHED = ("model", "datamodule", "trainer", "callbacks", "run", "extra")
+"""The parts of a config that a run is built from, and what was set beside it; the other groups only feed them."""
 
 UNHASHED = (
     "datamodule.train",
@@ -31,6 +35,8 @@ UNHASHED = (
     "trainer.devices",
     "trainer.enable_progress_bar",
     "trainer.log_every_n_steps",
+    "trainer.plugins",
+    "trainer.strategy",
 )
 """What does not change a result; the data enter by their fingerprints instead of their paths."""
 
@@ -77,19 +83,66 @@ class Run:
         """Mark the run as finished."""
         (self.path / "DONE").touch()
 
-    def describe(self, config: str, manifest: str) -> None:
-        """Write the resolved config (YAML), the corpus' fingerprint and the git revision."""
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What ``describe`` kept: hash, manifest, git, started, seed, episodes."""
+        facts: dict[str, Any] = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        return facts
+
+    @property
+    def finished_episodes(self) -> int:
+        """Episodes up to the last checkpoint."""
+        if self.last is None:
+            return 0
+        return int(torch.load(self.last, map_location="cpu", weights_only=True, mmap=True)["epoch"]) + 1
+
+    @property
+    def locked(self) -> bool:
+        """Whether a process is writing the run."""
+        try:
+            with self.lock():
+                return False
+        except ValueError:
+            return True
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from writing the run during the body; the first process of several holds the lock.
+
+        Raises:
+            ValueError: another process writes it.
+        """
+        if getattr(rank_zero_only, "rank", 0):
+            yield
+            return
         self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / "config.yaml").write_text(config, encoding="utf-8")
-        facts = {"hash": self.hash, "manifest": manifest, "git": git_revision(), "started": now()}
-        (self.path / "run.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            told = f"{self.path} is being written by another process: wait for it, or choose another directory"
+            raise ValueError(told) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def describe(self, files: Mapping[str, str], **facts: Any) -> None:
+        """Write files by name (``lightning.yaml``, ``config.yaml``), and facts with the hash and the git revision."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        facts = {"hash": self.hash, "git": git_revision(), "started": now(), **facts}
+        for name, text in {**files, "run.json": json.dumps(facts, indent=2) + "\n"}.items():
+            (self.path / name).write_text(text, encoding="utf-8")
 
 
-def load(path: str | os.PathLike[str]) -> tuple[ImageTextPretraining, DictConfig]:
-    """The model of a run's last episode, in eval mode on the CPU, and its resolved config.
+def load(path: str | os.PathLike[str]) -> tuple[ImageTextPretraining, dict[str, Any]]:
+    """The model of a run's last episode, in eval mode on the CPU, and its settings.
 
     Args:
         path: a run directory.
+
+    Returns:
+        The module and what ``lightning.yaml`` holds: ``model``, ``data``, ``trainer``, ``run``, ``seed_everything``.
 
     Raises:
         ValueError: the directory holds no run with a checkpoint.
@@ -97,12 +150,11 @@ def load(path: str | os.PathLike[str]) -> tuple[ImageTextPretraining, DictConfig
     run = Run(Path(path), Path(path).name)
     if run.last is None:
         raise ValueError(f"{path} holds no checkpoint: give a directory runs/NAME/HASH of a run that was trained")
-    config = OmegaConf.load(run.path / "config.yaml")
-    assert isinstance(config, DictConfig)
-    module = instantiate(config.model)
-    assert isinstance(module, ImageTextPretraining)
+    settings = OmegaConf.to_container(OmegaConf.load(run.path / "lightning.yaml"))
+    assert isinstance(settings, dict)
+    module = instantiate(ImageTextPretraining, settings["model"], "model")
     module.load_state_dict(torch.load(run.last, map_location="cpu", weights_only=True)["state_dict"])
-    return module.eval(), config
+    return module.eval(), {str(key): value for key, value in settings.items()}
 
 
 def config_hash(config: Mapping[str, Any], fingerprints: Mapping[str, str]) -> str:
@@ -118,6 +170,7 @@ def config_hash(config: Mapping[str, Any], fingerprints: Mapping[str, str]) -> s
 
 
 def _unhashed(key: str) -> bool:
+    key = re.sub(r"^extra\.(data\.)?", lambda found: "datamodule." if found[1] else "", key)
     return any(key == name or key.startswith(name + ".") for name in UNHASHED)
 
 

@@ -7,28 +7,34 @@ from typing import Any
 from torch import nn
 
 
-def warmup_cosine(total_steps: int, *, warmup: float = 0.1, final: float = 0.0) -> Callable[[int], float]:
+class WarmupCosine:
     """Linear warm-up, then half a cosine, as a factor of the peak learning rate.
 
     Args:
-        total_steps: optimizer steps of the run.
         warmup: fraction of the run; step t of w warm-up steps has the factor (t + 1) / w.
         final: factor at the end.
 
     Raises:
         ValueError: a warm-up that is not in [0, 1].
     """
-    if not 0 <= warmup <= 1:
-        raise ValueError(f"schedule.warmup is a fraction of the run, not {warmup}")
-    warmup_steps = round(warmup * total_steps)
 
-    def factor(step: int) -> float:
-        if step < warmup_steps:
-            return (step + 1) / warmup_steps
-        progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-        return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    def __init__(self, *, warmup: float = 0.1, final: float = 0.0) -> None:
+        if not 0 <= warmup <= 1:
+            raise ValueError(f"schedule.warmup is a fraction of the run, not {warmup}")
+        self.warmup = warmup
+        self.final = final
 
-    return factor
+    def __call__(self, total_steps: int) -> Callable[[int], float]:
+        """The factor by step, for a run of so many optimizer steps."""
+        warmup_steps = round(self.warmup * total_steps)
+
+        def factor(step: int) -> float:
+            if step < warmup_steps:
+                return (step + 1) / warmup_steps
+            progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+            return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+        return factor
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 import math
 import random
 from collections.abc import Sequence
-from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
@@ -16,6 +15,7 @@ from datamodules.scenes.layout import Scene, Thing, make_scene
 from datamodules.scenes.picture_cache import picture_cache
 from datamodules.scenes.render import renderer
 from datamodules.scenes.vocabulary import Vocabulary, load_vocabulary
+from datamodules.sources import LabelledSource, PairSource, Pictures
 
 CAPTIONS = 5
 _VERSION = 1
@@ -38,15 +38,18 @@ def _check(split: str, splits: Sequence[str], size: int, image_size: int) -> Non
         raise ValueError(f"image_size must be at least 8 pixels, got {image_size}")
 
 
-class _Scenes:
+class _Scenes(Pictures):
     """What both sources share: keys, scenes, pictures, labels."""
 
     def __init__(self, key: str, size: int, image_size: int, max_objects: int, cache: bool) -> None:
         self.size, self.image_size, self.max_objects = size, image_size, max_objects
+        self.classnames: Sequence[str] = self._words.classnames
         self._key = key
         self._cache = picture_cache((key, max_objects), size, image_size) if cache else None
         self._labels: dict[int, int] = {}
         self._captions: dict[int, list[str]] = {}
+        settings = (_VERSION, key, size, image_size, max_objects, self._identity())
+        self.fingerprint = sha256(f"{settings}/{self._words.digest}".encode()).hexdigest()[:16]
 
     def __len__(self) -> int:
         return self.size
@@ -56,20 +59,9 @@ class _Scenes:
         return load_vocabulary()
 
     @property
-    def classnames(self) -> tuple[str, ...]:
-        """Names of the categories, in the order of the labels."""
-        return self._words.classnames
-
-    @property
     def num_classes(self) -> int:
         """How many categories there are."""
         return len(self._words.categories)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Hash of the data's identity."""
-        settings = (_VERSION, self._key, self.size, self.image_size, self.max_objects, self._identity())
-        return sha256(f"{settings}/{self._words.digest}".encode()).hexdigest()[:16]
 
     def _identity(self) -> Any:
         return None
@@ -105,7 +97,7 @@ class _Scenes:
         return label
 
 
-class ScenePairs(_Scenes):
+class ScenePairs(_Scenes, PairSource):
     """Pictures of one to three objects with five captions each.
 
     Args:
@@ -139,8 +131,8 @@ class ScenePairs(_Scenes):
             raise ValueError(f"noise is a share of captions: use a number in [0, 1], got {noise}")
         if not 1 <= max_objects <= 8:
             raise ValueError(f"max_objects must be in [1, 8], got {max_objects}")
-        super().__init__(f"pairs/{seed}/{split}", size, image_size, max_objects, cache)
         self.noise = noise if split == "train" else 0.0
+        super().__init__(f"pairs/{seed}/{split}", size, image_size, max_objects, cache)
 
     def _identity(self) -> Any:
         return self.noise
@@ -208,7 +200,7 @@ class ScenePairs(_Scenes):
         return torch.tensor([describe(thing) for thing in scene.objects])
 
 
-class SceneObjects(_Scenes):
+class SceneObjects(_Scenes, LabelledSource):
     """Pictures of one object with balanced labels, for zero-shot classification and linear probes.
 
     Args:

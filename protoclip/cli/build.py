@@ -1,35 +1,54 @@
 """From a composed config to a module, a datamodule and a trainer."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytorch_lightning as pl
-from hydra.utils import instantiate
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from omegaconf import DictConfig, OmegaConf
 
 from datamodules.datamodule import ImageTextDataModule
 from datamodules.episodes import episode_count
 from datamodules.sources import Pictures
+from protoclip.cli.explain import explain
+from protoclip.cli.translate import place, translate
+from protoclip.instantiate import SettingsError, check, instantiate
 from protoclip.module import ImageTextPretraining
 from protoclip.runs import Run, config_hash
 
+T = TypeVar("T")
+PARTS: dict[str, type] = {"trainer": pl.Trainer, "model": ImageTextPretraining, "data": ImageTextDataModule}
 
-def build_datamodule(config: DictConfig) -> ImageTextDataModule:
-    """The datamodule of a config.
+
+def check_settings(config: DictConfig) -> dict[str, Any]:
+    """Check every option against the type of what it sets, before anything is built.
+
+    Returns:
+        The settings (see ``translate``).
 
     Raises:
-        ValueError: training views that the method's terms need are not configured.
+        ValueError: in one line, with the option's name.
     """
-    datamodule = instantiate(config.datamodule)
-    assert isinstance(datamodule, ImageTextDataModule)
-    return datamodule
+    settings = translate(config)
+    for key, cls in PARTS.items():
+        try:
+            check(cls, settings[key], key)
+        except SettingsError as error:
+            raise ValueError(explain(str(error), config)) from error
+    return settings
+
+
+def build_datamodule(config: DictConfig) -> ImageTextDataModule:
+    """The datamodule of a config."""
+    return instantiate(ImageTextDataModule, translate(config)["data"], "data")
 
 
 def build_module(config: DictConfig) -> ImageTextPretraining:
     """The module of a config, its weights a function of the seed."""
     pl.seed_everything(config.seed, verbose=False)
-    module = instantiate(config.model)
-    assert isinstance(module, ImageTextPretraining)
-    return module
+    return instantiate(ImageTextPretraining, translate(config)["model"], "model")
 
 
 def check_views(module: ImageTextPretraining, datamodule: ImageTextDataModule) -> None:
@@ -51,34 +70,45 @@ def build_trainer(config: DictConfig, datamodule: ImageTextDataModule) -> pl.Tra
     """The trainer of a config; an episode is its epoch.
 
     Raises:
-        ValueError: more than one device, which is not supported yet, or a run without length.
+        ValueError: a run without length.
     """
-    size, corpus = datamodule.plan.size, datamodule.plan.corpus_size
-    episodes = episode_count(size, corpus, episodes=config.run.episodes, epochs=config.run.epochs)
-    trainer = instantiate(
-        config.trainer,
-        max_epochs=episodes,
-        callbacks=list(instantiate(config.callbacks).values()),
-        logger=list(instantiate(config.logger).values()),
-    )
-    assert isinstance(trainer, pl.Trainer)
-    if trainer.world_size > 1:
-        raise ValueError("training on several devices is not supported yet: set trainer.devices=1")
-    return trainer
+    settings = on_this_machine(place(translate(config), config.run_dir))
+    settings["trainer"]["max_epochs"] = run_length(settings["run"], datamodule)
+    return instantiate(pl.Trainer, settings["trainer"], "trainer")
 
 
-def find_run(config: DictConfig, datamodule: ImageTextDataModule) -> Run:
-    """The run directory of a config, whether it exists or not; its path becomes ``run_dir``, and all is resolved."""
+def on_this_machine(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings with the plugins that the surroundings ask for: SLURM must not requeue, which saves inside episodes."""
+    if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
+        slurm = {"class_path": f"{SLURMEnvironment.__module__}.SLURMEnvironment", "init_args": {"auto_requeue": False}}
+        settings["trainer"]["plugins"] = [*(settings["trainer"].get("plugins") or ()), slurm]
+    return settings
+
+
+def run_length(run: Mapping[str, Any], datamodule: ImageTextDataModule) -> int:
+    """Episodes of a run, given as such or as passes over the corpus."""
+    plan = datamodule.plan
+    return episode_count(plan.size, plan.corpus_size, episodes=run["episodes"], epochs=run["epochs"])
+
+
+def find_run(config: DictConfig, datamodule: ImageTextDataModule, extra: Mapping[str, Any] | None = None) -> Run:
+    """The run directory of a config, whether it exists or not; its path becomes ``run_dir``.
+
+    Args:
+        config: composed by Hydra.
+        datamodule: its datamodule, or another one that came of options beside the config.
+        extra: whatever else decides the result.
+    """
     sources: dict[str, Pictures] = {"train": datamodule.train}
     sources |= {f"validation/{name}": pictures for name, pictures in datamodule.validation.items()}
     sources |= {f"test/{name}": pictures for name, pictures in datamodule.test.items()}
+    config.run_dir = ""
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     digest = config_hash(
-        {str(key): value for key, value in plain.items()},
+        {str(key): value for key, value in plain.items()} | {"extra": dict(extra or {})},
         {name: pictures.fingerprint for name, pictures in sources.items()},
     )
     run = Run(Path(config.runs) / config.name / digest, digest)
     config.run_dir = str(run.path)
-    OmegaConf.resolve(config)
     return run

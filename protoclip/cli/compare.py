@@ -8,10 +8,10 @@ because the first run of a process also pays for what the others find in memory.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 from rich.console import Console
 
+from protoclip.cli.compose import compose_config
 from protoclip.cli.experiment import run_experiment
 from protoclip.cli.figures import draw_embeddings, draw_prototypes
 from protoclip.reports.rows import Row, append_rows
@@ -33,16 +33,17 @@ def compare(words: Sequence[str], *, console: Console | None = None) -> Path:
         ValueError: an arm takes the cost of an arm that does not come before it.
     """
     console = console or Console()
-    with initialize_config_module("conf", version_base="1.3"):
-        base = compose("config", overrides=list(words))
-        runs: dict[str, list[Run]] = {}
-        for name, arm in base.compare.arms.items():
-            length = _length_words(str(name), arm, base, runs)
-            overrides = [*words, *arm.overrides, *length]
-            configs = [compose("config", overrides=[*overrides, f"seed={seed}"]) for seed in base.compare.seeds]
-            for config in configs:
-                console.rule(f"{name}, seed {config.seed}")
-                runs.setdefault(str(name), []).append(run_experiment(config, console=console))
+    base = compose_config(words)
+    if base.get("compare") is None:
+        raise ValueError("protoclip compare needs arms: give experiment=demo, or compare=scenes")
+    runs: dict[str, list[Run]] = {}
+    for name, arm in base.compare.arms.items():
+        length = _length_words(str(name), arm, base, runs)
+        overrides = [*words, *arm.overrides, *length]
+        configs = [compose_config([*overrides, f"seed={seed}"]) for seed in base.compare.seeds]
+        for config in configs:
+            console.rule(f"{name}, seed {config.seed}")
+            runs.setdefault(str(name), []).append(run_experiment(config, console=console))
     folder = Path(base.runs) / "compare" / str(base.compare.name)
     _report(folder, runs, base, console)
     return folder

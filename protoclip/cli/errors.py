@@ -1,13 +1,26 @@
-"""Mistakes that the user can mend are told in one line, with exit code 2 and no traceback."""
+"""Mistakes that the user can mend are told in one line, with exit code 2 and no traceback; all else keeps its own.
 
+A mistake is what Hydra, OmegaConf and Lightning say of a config, a ``ValueError`` that this project's own code raises,
+and what the system refuses: no space, no permission. A ``ValueError`` out of a library is a fault of the program.
+"""
+
+import errno
 import sys
 from collections.abc import Callable
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-MISTAKES = (ValueError, HydraException, OmegaConfBaseException)
-"""Our own checks raise ``ValueError``; whatever is not listed is a fault of the program and keeps its traceback."""
+from protoclip.cli.compose import known_options
+from protoclip.cli.explain import explain_hydra
+
+PACKAGES = ("protoclip", "datamodules", "callbacks")
+REFUSALS = {
+    errno.ENOSPC: "free some space and start the same command again",
+    errno.EDQUOT: "free some of your quota and start the same command again",
+    errno.EACCES: "choose a directory that you may write to, such as runs=FOLDER",
+    errno.EROFS: "choose a directory that you may write to, such as runs=FOLDER",
+}
 
 
 def exit_code(command: Callable[[], object]) -> int:
@@ -18,14 +31,37 @@ def exit_code(command: Callable[[], object]) -> int:
     """
     try:
         command()
-    except MISTAKES as error:
-        print(f"error: {_told(error)}", file=sys.stderr)  # noqa: T201
+    except (ValueError, OSError, HydraException, OmegaConfBaseException, RuntimeError) as error:
+        line = told(error)
+        if line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)  # noqa: T201
         return 2
     return 0
 
 
-def _told(error: BaseException) -> str:
-    """The first line of what was wrong in the first place: Hydra wraps what a constructor raised."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return str(error).strip().splitlines()[0]
+def told(error: BaseException) -> str | None:
+    """The one line for a mistake, None for a fault of the program."""
+    if isinstance(error, HydraException):
+        return explain_hydra(error, known_options())
+    if isinstance(error, OmegaConfBaseException):
+        return _environment(str(error).strip().splitlines()[0])
+    if isinstance(error, OSError) and error.errno in REFUSALS:
+        where = f" ({error.filename})" if error.filename else ""
+        return f"{error.strerror}{where}: {REFUSALS[error.errno]}"
+    if type(error).__name__ == "MisconfigurationException" or (isinstance(error, ValueError) and _ours(error)):
+        return " ".join(str(error).split())
+    return None
+
+
+def _environment(line: str) -> str:
+    return f"{line}: set it to the folder of the data" if line.startswith("Environment variable") else line
+
+
+def _ours(error: ValueError) -> bool:
+    """Whether the code that raised it is of this project, in this process or in a loader's worker."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    raised_in = traceback.tb_frame.f_globals.get("__name__", "") if traceback else ""
+    return any(str(name).split(".")[0] in PACKAGES for name in (raised_in, type(error).__module__))

@@ -1,20 +1,30 @@
-"""One run from a config to rows of results."""
+"""One run: built by either front door, trained, tested, and described in its directory."""
 
 import logging
 import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
+from typing import Any, TypeVar
 
+import numpy as np
 import pytorch_lightning as pl
+import torch
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import Callback
 from rich.console import Console
 
 from callbacks.evaluation import Evaluation, TaskResult
 from callbacks.phase_timer import PhaseTimer, relative_epoch, total_seconds
 from datamodules.datamodule import ImageTextDataModule
-from protoclip.cli.build import build_datamodule, build_module, build_trainer, check_views, find_run
+from protoclip.cli.build import build_datamodule, build_module, build_trainer, check_settings, check_views, find_run
+from protoclip.module import ImageTextPretraining
 from protoclip.reports.rows import Row
 from protoclip.reports.screen import print_rows
 from protoclip.runs import Run, git_revision, now
+
+C = TypeVar("C", bound=Callback)
 
 NOISE = (
     r".*isinstance\(treespec, LeafSpec\).*",
@@ -23,64 +33,168 @@ NOISE = (
     r".*Checkpoint directory .* exists and is not empty.*",
     r".*does not have many workers.*",
     r".*is smaller than the logging interval.*",
+    r".*LightningCLI's args parameter is intended to run from within Python.*",
 )
 """Warnings of the libraries about what is as it should be here."""
+
+
+def quiet() -> None:
+    """Keep the libraries' tips and device lines off the screen."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message)
+
+
+@dataclass
+class Experiment:
+    """A run and the parts that carry it out.
+
+    Attributes:
+        run: its directory.
+        module: the model.
+        datamodule: its data.
+        trainer: Lightning's.
+        settings: the LightningCLI file that repeats it, ``${run_dir}`` left open.
+        config: the resolved Hydra config, None where the run comes of a file.
+        console: where to print.
+    """
+
+    run: Run
+    module: ImageTextPretraining
+    datamodule: ImageTextDataModule
+    trainer: pl.Trainer
+    settings: Mapping[str, Any]
+    config: str | None = None
+    console: Console = field(default_factory=Console)
+    _trained: bool = False
+
+    def __post_init__(self) -> None:
+        check_views(self.module, self.datamodule)
+
+    def fit(self) -> None:
+        """Train to the end, from the last finished episode on."""
+        if self.run.done:
+            self.console.print(f"{self.run.path} is finished: nothing to do")
+            return
+        files = {"lightning.yaml": OmegaConf.to_yaml(OmegaConf.create(dict(self.settings)))}
+        if self.config is not None:
+            files["config.yaml"] = self.config
+        self.run.describe(
+            files,
+            manifest=self.datamodule.train.fingerprint,
+            seed=self.settings["seed_everything"],
+            episodes=self.trainer.max_epochs,
+        )
+        self.console.print(f"{self.run.path}: {'going on after the last episode' if self.run.last else 'starting'}")
+        self.trainer.fit(self.module, datamodule=self.datamodule, ckpt_path=self.run.last, weights_only=True)
+        self._trained = True
+
+    def validate(self, ckpt: Path | None = None) -> None:
+        """Run the validation tasks and show what they give."""
+        self.trainer.validate(self.module, datamodule=self.datamodule, ckpt_path=self._ckpt(ckpt), weights_only=True)
+
+    def test(self, ckpt: Path | None = None) -> None:
+        """Run the test tasks and keep their rows; a run that was trained to the end is then finished.
+
+        Args:
+            ckpt: to take the weights from; None for the run's last.
+        """
+        path = self._ckpt(ckpt)
+        self.trainer.test(self.module, datamodule=self.datamodule, ckpt_path=path, weights_only=True, verbose=False)
+        rows = self._rows()
+        self.run.write_rows(rows)
+        print_rows(rows, self.console)
+        if len(self._callback(PhaseTimer).episodes) == self.trainer.max_epochs and ckpt is None:
+            self.run.finish()
+
+    def predict(self, ckpt: Path | None = None) -> None:
+        """Write the features of the test sets to ``features/<set>.npz``.
+
+        Raises:
+            ValueError: on several devices, each of which would hold a part.
+        """
+        if self.trainer.world_size > 1:
+            raise ValueError("predict runs on one device: set trainer.devices=1")
+        path = self._ckpt(ckpt)
+        found = self.trainer.predict(self.module, datamodule=self.datamodule, ckpt_path=path, weights_only=True)
+        assert found is not None
+        sets = found if len(self.datamodule.test) > 1 else [found]
+        for name, batches in zip(self.datamodule.test, sets, strict=True):
+            columns: dict[str, Any] = {}
+            for key in batches[0]:
+                columns[key] = torch.cat([batch[key] for batch in batches]).numpy()
+            file = self.run.path / "features" / f"{name}.npz"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            np.savez(file, **columns)
+            self.console.print(f"wrote {file}")
+
+    def _ckpt(self, ckpt: Path | None) -> Path | None:
+        """The file to load; None where the module was trained in this process."""
+        path = ckpt or self.run.last
+        if self._trained and ckpt is None:
+            return None
+        if path is None:
+            raise ValueError(f"{self.run.path} holds no checkpoint: train it first, or give ckpt=FILE")
+        return path
+
+    def _rows(self) -> list[Row]:
+        """One row per evaluated task."""
+        evaluation, timer = self._callback(Evaluation), self._callback(PhaseTimer)
+        seconds = total_seconds(timer.episodes)
+        plan, batch = self.datamodule.plan, self.datamodule.batch_size
+        cost = {
+            "episodes": float(len(timer.episodes)),
+            "steps": float(len(timer.episodes) * (plan.size // batch)),
+            "pairs": float(len(timer.episodes) * (plan.size // batch) * batch),
+            "seconds": sum(seconds.values()),
+            "seconds_per_episode": median(sum(total_seconds([episode]).values()) for episode in timer.episodes),
+            "relative_epoch": relative_epoch(timer.episodes),
+        } | {f"seconds_{name}": value for name, value in seconds.items()}
+        results = evaluation.results | {"cost": TaskResult(metrics=cost, counts={}, prompts=None)}
+        run = self.settings["run"]
+        return [
+            Row(
+                run=self.run.hash,
+                name=run["name"],
+                git=git_revision(),
+                model=run["towers"],
+                method=run["method"],
+                seed=self.settings["seed_everything"],
+                data={"name": run["corpus"], "fingerprint": self.datamodule.train.fingerprint},
+                task=task,
+                metrics=dict(result.metrics),
+                counts=result.counts,
+                prompts=result.prompts,
+                cost=cost,
+                time=now(),
+            )
+            for task, result in results.items()
+        ]
+
+    def _callback(self, kind: type[C]) -> C:
+        return next(callback for callback in self.trainer.callbacks if isinstance(callback, kind))  # type: ignore[attr-defined]
 
 
 def run_experiment(config: DictConfig, *, console: Console | None = None) -> Run:
     """Train, test and write the rows of one config; resume an unfinished run, skip a finished one."""
     console = console or Console()
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its tips and device lines
-    for message in NOISE:
-        warnings.filterwarnings("ignore", message)
+    quiet()
+    if config.ckpt is not None:
+        raise ValueError("ckpt is for protoclip validate, test and predict: leave it out to train")
+    settings = check_settings(config)
     datamodule = build_datamodule(config)
     run = find_run(config, datamodule)
     if run.done:
         console.print(f"{run.path} is finished: nothing to do")
         print_rows(run.rows, console)
         return run
-    module = build_module(config)
-    check_views(module, datamodule)
-    trainer = build_trainer(config, datamodule)
-    run.describe(OmegaConf.to_yaml(config), datamodule.train.fingerprint)
-    console.print(f"{run.path}: {'going on after the last episode' if run.last else 'starting'}")
-    trainer.fit(module, datamodule=datamodule, ckpt_path=run.last, weights_only=True)
-    trainer.test(module, datamodule=datamodule, verbose=False)
-    run.write_rows(result_rows(config, run, trainer, datamodule))
-    print_rows(run.rows, console)
-    run.finish()
+    with run.lock():
+        module = build_module(config)
+        trainer = build_trainer(config, datamodule)
+        settings["trainer"]["max_epochs"] = trainer.max_epochs
+        resolved = OmegaConf.to_yaml(config, resolve=True)
+        experiment = Experiment(run, module, datamodule, trainer, settings, resolved, console)
+        experiment.fit()
+        experiment.test()
     return run
-
-
-def result_rows(config: DictConfig, run: Run, trainer: pl.Trainer, datamodule: ImageTextDataModule) -> list[Row]:
-    """One row per evaluated task."""
-    evaluation = next(callback for callback in trainer.callbacks if isinstance(callback, Evaluation))  # type: ignore[attr-defined]
-    timer = next(callback for callback in trainer.callbacks if isinstance(callback, PhaseTimer))  # type: ignore[attr-defined]
-    seconds = total_seconds(timer.episodes)
-    cost = {
-        "episodes": float(trainer.current_epoch),
-        "steps": float(trainer.global_step),
-        "pairs": float(trainer.global_step * datamodule.batch_size),
-        "seconds": sum(seconds.values()),
-        "seconds_per_episode": median(sum(total_seconds([episode]).values()) for episode in timer.episodes),
-        "relative_epoch": relative_epoch(timer.episodes),
-    } | {f"seconds_{name}": value for name, value in seconds.items()}
-    results = evaluation.results | {"cost": TaskResult(metrics=cost, counts={}, prompts=None)}
-    return [
-        Row(
-            run=run.hash,
-            name=config.name,
-            git=git_revision(),
-            model=config.towers.name,
-            method=config.method,
-            seed=config.seed,
-            data={"name": config.data.name, "fingerprint": datamodule.train.fingerprint},
-            task=task,
-            metrics=dict(result.metrics),
-            counts=result.counts,
-            prompts=result.prompts,
-            cost=cost,
-            time=now(),
-        )
-        for task, result in results.items()
-    ]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from datamodules.datamodule import ImageTextDataModule
 from datamodules.episodes import SampleKey
-from protoclip.cli.build import build_datamodule
+from protoclip.instantiate import instantiate
 from protoclip.module import ImageTextPretraining
 from protoclip.prototypes import PrototypeBank
 from protoclip.reports.figures import PrototypePanel, prototype_gallery, prototype_neighbours, tsne_figure
@@ -34,8 +34,8 @@ def draw_embeddings(runs: Mapping[str, Run], pictures: str, path: Path) -> Path:
     panels: dict[str, tuple[Tensor, Tensor]] = {}
     classnames = None
     for title, run in runs.items():
-        module, config = load(run.path)
-        datamodule = build_datamodule(config)
+        module, settings = load(run.path)
+        datamodule = instantiate(ImageTextDataModule, settings["data"], "data")
         classnames = getattr(datamodule.test[pictures], "classnames", None)
         parts = [
             (module.encode("image", batch["image"])["features"], batch["label"])
@@ -55,16 +55,16 @@ def draw_prototypes(run: Run, path: Path) -> Path:
         run: a finished run with a bank of prototypes of one modality each.
         path: file to write.
     """
-    module, config = load(run.path)
-    datamodule = build_datamodule(config)
+    module, settings = load(run.path)
+    datamodule = instantiate(ImageTextDataModule, settings["data"], "data")
     bank = module.banks["prototype"]
     assert isinstance(bank, PrototypeBank)
     block = int(bank.block)
     indices = datamodule.plan.indices(block)
     features = _project(module, datamodule, block * datamodule.plan.refresh_every)
-    chosen_by = torch.Generator().manual_seed(config.seed)
+    chosen_by = torch.Generator().manual_seed(settings["seed_everything"])
     panels: list[PrototypePanel] = []
-    for modality, teacher in STUDENTS_TEACHERS[config.prototype.source].items():
+    for modality, teacher in STUDENTS_TEACHERS[bank.source].items():
         side = bank.side(modality)
         nearest = prototype_neighbours(features[teacher], side.centroids, side.labels, NEAREST)
         full = (side.counts >= NEAREST).nonzero().squeeze(1)

@@ -4,8 +4,24 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from protoclip.cli.errors import exit_code
+
+STAGES = {
+    "fit": "train, from the last finished episode on",
+    "validate": "run the validation tasks on a run's last checkpoint, or on ckpt=FILE",
+    "test": "run the test tasks on it and keep their rows",
+    "predict": "write the features of the test sets",
+}
+"""Commands that are LightningCLI's: Hydra words, then its own options."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells a mistake like all others, in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message} (see {self.prog} --help)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -17,16 +33,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0, or 2 after a mistake that the user can mend, told in one line.
     """
-    arguments = _parser().parse_args(sys.argv[1:] if argv is None else argv)
-    return exit_code(lambda: arguments.command(arguments))
+    words = sys.argv[1:] if argv is None else list(argv)
+    return exit_code(lambda: _run(words))
+
+
+def _run(words: Sequence[str]) -> None:
+    if words and words[0] in STAGES:
+        from protoclip.cli.lightning import run_stage  # noqa: PLC0415 - torch and Lightning take seconds
+
+        run_stage(words)
+    else:
+        arguments = _parser().parse_args(words)
+        arguments.command(arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="protoclip", description="Image-text pretraining, compared fairly.")
+    parser = _Parser(prog="protoclip", description="Image-text pretraining, compared fairly.", allow_abbrev=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for stage, purpose in STAGES.items():
+        commands.add_parser(stage, help=purpose)
     command = commands.add_parser("compare", help="run the arms of a comparison, print one table, write figures")
     command.add_argument("overrides", nargs="*", help="Hydra words, such as experiment=demo compare.seeds=[0,1,2]")
     command.set_defaults(command=_compare)
+    command = commands.add_parser("runs", help="list runs with their state and main figures")
+    command.add_argument("folder", nargs="?", type=Path, default=Path("runs"))
+    command.set_defaults(command=_runs)
     command = commands.add_parser("table", help="write the tables of a Markdown file anew from their rows")
     command.add_argument("file", type=Path)
     command.set_defaults(command=_table)
@@ -37,6 +68,12 @@ def _compare(arguments: argparse.Namespace) -> None:
     from protoclip.cli.compare import compare  # noqa: PLC0415 - torch and Lightning take seconds
 
     compare(arguments.overrides)
+
+
+def _runs(arguments: argparse.Namespace) -> None:
+    from protoclip.cli.listing import list_runs  # noqa: PLC0415
+
+    list_runs(arguments.folder)
 
 
 def _table(arguments: argparse.Namespace) -> None:

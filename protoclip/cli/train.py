@@ -3,14 +3,14 @@
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from protoclip.cli.errors import MISTAKES, exit_code
-
-CONFIGS = "pkg://conf"
+from protoclip.cli.compose import CONFIGS
+from protoclip.cli.errors import exit_code
 
 
 def train(argv: Sequence[str] | None = None) -> int:
@@ -22,27 +22,20 @@ def train(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0, or 2 after a mistake that the user can mend, told in one line.
     """
-    mistakes: list[Exception] = []
+    outcomes: list[int] = []
 
-    @hydra.main(version_base="1.3", config_path=CONFIGS, config_name="config")
+    @hydra.main(version_base="1.3", config_path=f"pkg://{CONFIGS}", config_name="config")
     def job(config: DictConfig) -> None:
         from protoclip.cli.experiment import run_experiment  # noqa: PLC0415 - torch and Lightning take seconds
 
-        try:
-            run_experiment(config)
-        except MISTAKES as error:  # Hydra would add lines of its own
-            mistakes.append(error)
-
-    def command() -> None:
-        job()
-        if mistakes:
-            raise mistakes[0]
+        outcomes.append(exit_code(lambda: run_experiment(config)))  # in a sweep the others go on
 
     os.environ["HYDRA_FULL_ERROR"] = "1"
     words = sys.argv
-    sys.argv = ["protoclip-train", *(words[1:] if argv is None else argv)]
+    if argv is not None:
+        sys.argv = [str(Path(sys.executable).with_name("protoclip-train")), *argv]  # what Lightning starts again
     try:
-        return exit_code(command)
+        return max([exit_code(job), *outcomes])
     finally:
         sys.argv = words
         GlobalHydra.instance().clear()

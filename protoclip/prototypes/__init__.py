@@ -3,12 +3,13 @@
 from protoclip.prototypes.assignment import Assignment, assign_prototypes
 from protoclip.prototypes.back_translation import back_translate
 from protoclip.prototypes.bank import PrototypeBank, PrototypeSide
-from protoclip.prototypes.kmeans import Clusters, kmeans
+from protoclip.prototypes.kmeans import Clusters, KMeans, kmeans
 from protoclip.prototypes.targets import soft_targets
 
 __all__ = [
     "Assignment",
     "Clusters",
+    "KMeans",
     "PrototypeBank",
     "PrototypeSide",
     "assign_prototypes",

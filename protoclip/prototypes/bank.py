@@ -56,6 +56,7 @@ class PrototypeBank(nn.Module):
     ) -> None:
         super().__init__()
         self.episode_size = episode_size
+        self.source = source
         self.num_prototypes = prototype_count(episode_size, num_prototypes, images_per_prototype)
         teacher_dim = 2 * dim if source == "joint" else dim
         self.image = PrototypeSide(episode_size, self.num_prototypes, dim, teacher_dim)

@@ -1,7 +1,7 @@
 """K-means on the features of an episode, by FAISS or by torch, behind one function."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -64,13 +64,9 @@ def kmeans(
         raise ValueError(f"num_clusters is between 1 and the {len(features)} samples, not {num_clusters}")
     if not bool(torch.isfinite(features).all()):
         raise ValueError("K-means needs finite features: the towers gave NaN or infinity")
-    if backend not in BACKENDS:
-        raise ValueError(f"backend is one of {', '.join(BACKENDS)}, not {backend!r}")
-    if iterations < 0 or redo < 1 or (max_points_per_cluster is not None and max_points_per_cluster < 1):
-        raise ValueError("iterations is 0 or more; redo and max_points_per_cluster are 1 or more")
+    _check_options(iterations, redo, backend, device, max_points_per_cluster)
     if init is not None and init.shape != (num_clusters, features.shape[1]):
         raise ValueError(f"init is [{num_clusters}, {features.shape[1]}], not {list(init.shape)}")
-    _check_device(device, backend)
     points = features.detach().to(device=device, dtype=torch.float32).contiguous()
     generator = torch.Generator().manual_seed(seed)
     training = _subsample(points, num_clusters, max_points_per_cluster, generator)
@@ -80,6 +76,51 @@ def kmeans(
     counts = torch.bincount(labels, minlength=num_clusters)
     home = features.device
     return Clusters(centroids.to(home, features.dtype), labels.to(home), counts.to(home), objective)
+
+
+class KMeans:
+    """:func:`kmeans` with its options bound, which are checked at once and not after the first episode.
+
+    Args:
+        iterations: Lloyd iterations.
+        redo: runs from different starts.
+        backend: ``faiss`` or ``torch``.
+        device: where the clustering is computed.
+        max_points_per_cluster: size of the sub-sample that is fitted on; None for all.
+
+    Raises:
+        ValueError: as :func:`kmeans`.
+    """
+
+    def __init__(
+        self,
+        *,
+        iterations: int = 20,
+        redo: int = 1,
+        backend: str = "faiss",
+        device: str = "cpu",
+        max_points_per_cluster: int | None = None,
+    ) -> None:
+        _check_options(iterations, redo, backend, device, max_points_per_cluster)
+        self.options: dict[str, Any] = {
+            "iterations": iterations,
+            "redo": redo,
+            "backend": backend,
+            "device": device,
+            "max_points_per_cluster": max_points_per_cluster,
+        }
+
+    def __call__(self, features: Tensor, num_clusters: int, *, seed: int = 0) -> Clusters:
+        """Cluster features [samples, dim] into ``num_clusters``."""
+        return kmeans(features, num_clusters, seed=seed, **self.options)
+
+
+def _check_options(iterations: int, redo: int, backend: str, device: str, max_points_per_cluster: int | None) -> None:
+    if backend not in BACKENDS:
+        raise ValueError(f"backend is one of {', '.join(BACKENDS)}, not {backend!r}")
+    if iterations < 0 or redo < 1 or (max_points_per_cluster is not None and max_points_per_cluster < 1):
+        raise ValueError("iterations is 0 or more; redo and max_points_per_cluster are 1 or more")
+    _check_device(device, backend)
 
 
 def _check_device(device: str, backend: str) -> None:

@@ -14,10 +14,10 @@ from torch.utils.data import default_collate
 from datamodules.datamodule import ImageTextDataModule
 from datamodules.episodes import EpisodePlan, SampleKey
 from datamodules.scenes import SceneObjects, ScenePairs
-from datamodules.views import evaluation_transform, train_transform
+from datamodules.views import Augmentation, evaluation_transform
 from protoclip.module import ImageTextPretraining
 from protoclip.prototypes import PrototypeBank, kmeans
-from protoclip.schedule import warmup_cosine
+from protoclip.schedule import WarmupCosine
 from protoclip.seeds import derive_seed
 from protoclip.tokenizer import Tokenizer
 from tests.tiny import Batches, build, tiny_config
@@ -49,7 +49,7 @@ def prose(context_length: int = 10) -> ImageTextDataModule:
     return ImageTextDataModule(
         Prose(),
         partial(EpisodePlan, size=6),
-        image_views={"image": train_transform},
+        image_views={"image": Augmentation()},
         text_views=["text"],
         tokenize=Tokenizer(context_length),
         batch_size=3,
@@ -67,7 +67,7 @@ def scenes(*, workers: int = 0, size: int = 12, batch_size: int = 4, seed: int =
     return ImageTextDataModule(
         ScenePairs("train", 40, image_size=16),
         partial(EpisodePlan, size=size, refresh_every=2),
-        image_views={"image": partial(train_transform, flip=0.5)},
+        image_views={"image": Augmentation(flip=0.5)},
         text_views=["text"],
         tokenize=spell,
         batch_size=batch_size,
@@ -188,7 +188,7 @@ def test_an_incomplete_batch_is_no_step_and_no_step_of_the_schedule(tmp_path: Pa
     assert isinstance(schedule, LambdaLR)
     assert [len(batch["index"]) for batch in seen.batches] == [8] * 9
     assert schedule.last_epoch == run.trainer.global_step == run.trainer.estimated_stepping_batches == 9
-    factor = warmup_cosine(9, warmup=0.25)
+    factor = WarmupCosine(warmup=0.25)(9)
     assert rates == pytest.approx([0.002 * factor(step) for step in range(9)])
     assert schedule.get_last_lr()[0] == pytest.approx(0)
     assert {int(state["step"]) for state in run.trainer.optimizers[0].state.values()} == {9}

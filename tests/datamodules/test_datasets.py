@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from datamodules.datasets import EpisodeDataset, EvaluationDataset, collate_evaluation
 from datamodules.episodes import EpisodePlan, EpisodeSampler, SampleKey
-from datamodules.views import evaluation_transform, train_transform
+from datamodules.views import Augmentation, evaluation_transform
 
 LENGTH = 8
 
@@ -62,7 +62,7 @@ def read(ids: Tensor) -> str:
 
 
 def dataset(photos: Photos | None = None, *, seed: int = 0, texts: Sequence[str] = ("text",)) -> EpisodeDataset:
-    views = {"image": train_transform(8, flip=0.5), "other": train_transform(8, flip=0.5)}
+    views = {"image": Augmentation(flip=0.5)(8), "other": Augmentation(flip=0.5)(8)}
     return EpisodeDataset(photos or Photos([5] * 40), image_views=views, text_views=texts, tokenize=spell, seed=seed)
 
 

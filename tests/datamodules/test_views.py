@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from datamodules.sources import Picture
-from datamodules.views import MEAN, STD, PictureTransform, evaluation_transform, seeded, train_transform
+from datamodules.views import MEAN, STD, Augmentation, PictureTransform, evaluation_transform, seeded
 from tests.conftest import Compose
 
 WHOLE: dict[str, Any] = {"crop_scale": (1.0, 1.0), "mean": (0, 0, 0), "std": (1, 1, 1)}
@@ -62,7 +62,7 @@ def test_seeded_takes_every_derived_seed() -> None:
 
 @pytest.mark.parametrize("name", ONE_BY_ONE)
 def test_every_augmentation_draws_from_the_seed_alone(name: str) -> None:
-    transform = train_transform(16, **ONE_BY_ONE[name])
+    transform = Augmentation(**ONE_BY_ONE[name])(16)
     torch.manual_seed(0)
     before = torch.get_rng_state()
     views = [draw(transform, seed) for seed in range(20)]
@@ -81,19 +81,19 @@ def test_every_augmentation_draws_from_the_seed_alone(name: str) -> None:
 )
 def test_augmentations_come_at_their_probability(option: str, probability: float) -> None:
     options: dict[str, Any] = {**WHOLE, option: probability, "blur_kernel": 5}
-    transform = train_transform(24, **options)
-    plain = draw(train_transform(24, **WHOLE), 0)
+    transform = Augmentation(**options)(24)
+    plain = draw(Augmentation(**WHOLE)(24), 0)
     changed = [not torch.equal(draw(transform, seed), plain) for seed in range(400)]
     assert sum(changed) / 400 == pytest.approx(probability, abs=0.08)
 
 
 def test_what_is_off_changes_nothing() -> None:
-    torch.testing.assert_close(draw(train_transform(24, **WHOLE), 0), picture() / 255)
+    torch.testing.assert_close(draw(Augmentation(**WHOLE)(24), 0), picture() / 255)
 
 
 def test_a_flip_mirrors_and_grayscale_has_no_colour() -> None:
-    torch.testing.assert_close(draw(train_transform(24, **WHOLE, flip=1.0), 0), picture().flip(2) / 255)
-    gray = draw(train_transform(24, **WHOLE, grayscale=1.0), 0)
+    torch.testing.assert_close(draw(Augmentation(**WHOLE, flip=1.0)(24), 0), picture().flip(2) / 255)
+    gray = draw(Augmentation(**WHOLE, grayscale=1.0)(24), 0)
     assert torch.equal(gray[0], gray[1])
     assert torch.equal(gray[0], gray[2])
 
@@ -103,7 +103,7 @@ def test_crops_keep_their_share_of_the_area(scale: tuple[float, float]) -> None:
     side = 200
     ramp = torch.arange(side, dtype=torch.float32) / (side - 1)
     coordinates = torch.stack([ramp.expand(side, side), ramp[:, None].expand(side, side), torch.zeros(side, side)])
-    transform = train_transform(100, crop_scale=scale, mean=(0, 0, 0), std=(1, 1, 1))
+    transform = Augmentation(crop_scale=scale)(100, mean=(0, 0, 0), std=(1, 1, 1))
     areas, ratios = [], []
     for seed in range(100):
         view = draw(transform, seed, of=coordinates)
@@ -119,7 +119,7 @@ def test_crops_keep_their_share_of_the_area(scale: tuple[float, float]) -> None:
 def test_views_are_normalised() -> None:
     white = torch.full((3, 20, 20), 255, dtype=torch.uint8)
     expected = (1 - torch.tensor(MEAN)) / torch.tensor(STD)
-    for transform in (train_transform(8), evaluation_transform(8)):
+    for transform in (Augmentation()(8), evaluation_transform(8)):
         view = draw(transform, 0, of=white)
         assert view.shape == (3, 8, 8)
         assert view.dtype == torch.float32
@@ -141,7 +141,7 @@ def test_evaluation_takes_the_centre_of_the_resized_picture() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("transform", [train_transform(16, **LIGHT, blur_kernel=5), evaluation_transform(16)])
+@pytest.mark.parametrize("transform", [Augmentation(**LIGHT, blur_kernel=5)(16), evaluation_transform(16)])
 def test_photos_and_tensors_give_the_same_view(transform: PictureTransform) -> None:
     smooth = torch.arange(3 * 32 * 32).reshape(3, 32, 32) * 255 // (3 * 32 * 32)
     pixels = smooth.to(torch.uint8)
@@ -153,7 +153,7 @@ def test_photos_and_tensors_give_the_same_view(transform: PictureTransform) -> N
 
 
 def test_transforms_survive_the_way_to_a_worker() -> None:
-    for transform in (train_transform(16, **LIGHT), evaluation_transform(16)):
+    for transform in (Augmentation(**LIGHT)(16), evaluation_transform(16)):
         assert torch.equal(draw(pickle.loads(pickle.dumps(transform)), 4), draw(transform, 4))
 
 
@@ -204,4 +204,4 @@ def test_the_other_views_crop_only(compose_tiny: Compose, views: str, scale: tup
 def test_clip_constants() -> None:
     assert pytest.approx((0.48145466, 0.4578275, 0.40821073)) == MEAN
     assert pytest.approx((0.26862954, 0.26130258, 0.27577711)) == STD
-    assert inspect.signature(train_transform).parameters["flip"].default == 0
+    assert inspect.signature(Augmentation).parameters["flip"].default == 0

@@ -24,7 +24,7 @@ from protoclip.losses import clip_loss, prototype_loss
 from protoclip.module import ImageTextPretraining
 from protoclip.phases import Phase
 from protoclip.prototypes import PrototypeBank, assign_prototypes, kmeans
-from protoclip.schedule import warmup_cosine
+from protoclip.schedule import WarmupCosine
 from protoclip.temperature import Temperature
 from protoclip.terms import ImageText, Prototype
 from tests.conftest import Compose
@@ -181,7 +181,7 @@ def rebuild(module: ImageTextPretraining, **options: Any) -> ImageTextPretrainin
         "terms": {"image_text": ImageText([["image", "text"]])},
         "temperatures": {"clip": Temperature()},
         "optimizer": partial(torch.optim.AdamW, lr=0.002),
-        "schedule": partial(warmup_cosine, warmup=0.0),
+        "schedule": WarmupCosine(warmup=0.0),
     }
     return ImageTextPretraining(module.towers, **copy.deepcopy(defaults | options))
 
@@ -359,9 +359,9 @@ def test_terms_see_full_precision(protoclip: ImageTextPretraining) -> None:
 
 
 def test_learning_rate_follows_the_schedule_by_step(clip: ImageTextPretraining) -> None:
-    clip.schedule_factory = partial(warmup_cosine, warmup=0.5)
+    clip.schedule_factory = WarmupCosine(warmup=0.5)
     steps = fit(clip, episodes(3), max_epochs=2)
-    factor = warmup_cosine(6, warmup=0.5)
+    factor = WarmupCosine(warmup=0.5)(6)
     assert steps.rates == pytest.approx([0.002 * factor(step) for step in range(6)])
 
 

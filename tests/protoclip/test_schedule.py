@@ -4,16 +4,16 @@ import pytest
 import torch
 from torch import nn
 
-from protoclip.schedule import parameter_groups, warmup_cosine
+from protoclip.schedule import WarmupCosine, parameter_groups
 
 
 def test_warm_up_is_linear_from_the_first_step() -> None:
-    factor = warmup_cosine(100, warmup=0.1)
+    factor = WarmupCosine(warmup=0.1)(100)
     assert [factor(step) for step in range(10)] == pytest.approx([(step + 1) / 10 for step in range(10)])
 
 
 def test_cosine_from_the_peak_to_zero() -> None:
-    factor = warmup_cosine(100, warmup=0.1)
+    factor = WarmupCosine(warmup=0.1)(100)
     for step in range(10, 101):
         assert factor(step) == pytest.approx(0.5 * (1 + math.cos(math.pi * (step - 10) / 90)), abs=1e-12)
     assert factor(10) == 1.0
@@ -23,7 +23,7 @@ def test_cosine_from_the_peak_to_zero() -> None:
 
 
 def test_final_factor() -> None:
-    factor = warmup_cosine(50, warmup=0.0, final=0.1)
+    factor = WarmupCosine(warmup=0.0, final=0.1)(50)
     assert factor(0) == 1.0
     assert factor(25) == pytest.approx(0.55)
     assert factor(50) == pytest.approx(0.1)
@@ -32,7 +32,7 @@ def test_final_factor() -> None:
 @pytest.mark.parametrize("total", [1, 2, 7])
 @pytest.mark.parametrize("warmup", [0.0, 0.1, 0.5, 1.0])
 def test_short_runs_stay_in_range(total: int, warmup: float) -> None:
-    factor = warmup_cosine(total, warmup=warmup)
+    factor = WarmupCosine(warmup=warmup)(total)
     factors = [factor(step) for step in range(total)]
     assert all(0 < value <= 1 for value in factors)
     assert max(factors) == 1.0
@@ -41,12 +41,12 @@ def test_short_runs_stay_in_range(total: int, warmup: float) -> None:
 @pytest.mark.parametrize("warmup", [-0.1, 1.1, 15_625])
 def test_refuses_a_warm_up_that_is_no_fraction(warmup: float) -> None:
     with pytest.raises(ValueError, match=r"schedule\.warmup is a fraction"):
-        warmup_cosine(100, warmup=warmup)
+        WarmupCosine(warmup=warmup)(100)
 
 
 def test_drives_the_optimizer_step_by_step() -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=4.0)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(8, warmup=0.5))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, WarmupCosine(warmup=0.5)(8))
     rates = []
     for _ in range(8):
         rates.append(optimizer.param_groups[0]["lr"])

@@ -1,0 +1,145 @@
+"""What was wrong with an option, in one line, with its name and the nearest one that exists."""
+
+import re
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from inspect import signature
+from typing import Any
+
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+
+from protoclip.cli.translate import PLACES, leaves, origin
+
+_SECTIONS = {**PLACES, "seed_everything": "seed", "trainer.callbacks": "callbacks", "trainer.logger": "logger"}
+_WRAPPING = ("Problem with given class_path", "Does not validate", "Subtypes:", "Errors:", "Type collections.abc")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`` did you mean 'x'?`` with a leading colon, or nothing."""
+    found = get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f": did you mean {found[0]!r}?" if found else ""
+
+
+def explain(message: str, config: DictConfig) -> str:
+    """One line for jsonargparse's many, about the option that the user set.
+
+    Args:
+        message: of its ArgumentError.
+        config: composed by Hydra, not resolved, that was translated for it.
+    """
+    keys, reason = _first_branch(message)
+    resolved = OmegaConf.to_container(config, resolve=True)
+    unknown = re.search(r"(?:Option|accept option) '([^']+)'", reason)
+    if unknown:
+        keys = [*keys, *re.findall(r"Group '([^']+)'", reason)]
+    path, value = _locate(resolved, [*keys, *(unknown[1].split(".") if unknown else [])], message)
+    option = origin(config, path)
+    if unknown:
+        return f"{option}: there is no such option{nearest(path[-1], _siblings(resolved, path))}"
+    expected = _expected(message)
+    told = f"{option}={value!r}: " if value is not None or expected else f"{option}: "
+    return told + (f"expected {expected}" if expected else reason)
+
+
+def explain_flag(message: str, known: Iterable[str]) -> str:
+    """One line for jsonargparse's many, about an option of its command line.
+
+    Args:
+        message: of its ArgumentError.
+        known: the options that there are, with their dashes.
+    """
+    if found := re.search(r"nrecognized arguments: (\S+?)(=|\s|$)", message):
+        return f"{found[1]}: there is no such option{nearest(found[1], known)}"
+    keys, reason = _first_branch(message)
+    expected = _expected(message)
+    return f"--{'.'.join(keys)}: " + (f"expected {expected}" if expected else reason)
+
+
+def _first_branch(message: str) -> tuple[list[str], str]:
+    """The keys down to the first thing that is wrong, and what is."""
+    keys: list[str] = []
+    for line in message.splitlines():
+        text = line.strip().removeprefix("- ")
+        found = re.findall(r'Parser key "([^"]+)":', text)
+        keys += found
+        tail = re.split(r'Parser key "[^"]+":|callable class: ', text)[-1].strip()
+        if tail and not tail.startswith(_WRAPPING):
+            return keys, tail.split(" Got value: ")[0].rstrip(".")
+    return keys, "not valid"
+
+
+def _expected(message: str) -> str:
+    """Types that would do, of the innermost union."""
+    names: list[str] = []
+    for line in message.splitlines():
+        found = re.search(r"Expected an? (?:<class '([\w.]+)'>|(?:typing\.)?(Literal\[.*\]))", line)
+        if found:
+            names.append((found[1] or found[2]).rpartition("collections.abc.")[2])
+        elif names and "Expected a" not in line:
+            break
+    kept = [name for name in dict.fromkeys(names) if name != "torch.Tensor"]
+    return " or ".join({"NoneType": "null", "Sequence": "a list", "Mapping": "a dict"}.get(name, name) for name in kept)
+
+
+def _locate(resolved: Any, keys: Sequence[str], message: str) -> tuple[tuple[str, ...], Any]:
+    """The config path that ends in ``keys``; jsonargparse leaves out the names of dict entries."""
+    first, *rest = keys
+    section = next((name for name in sorted(_SECTIONS, key=len, reverse=True) if _within(first, name)), None)
+    if section is None:
+        return tuple(".".join(keys).split(".")), None
+    start = (*_SECTIONS[section].split("."), *first.removeprefix(section).strip(".").split("."))
+    start = tuple(part for part in start if part)
+    wanted = [part for key in rest for part in key.split(".")]
+    node = resolved
+    for part in start:
+        node = node.get(part) if isinstance(node, dict) else None
+    found = [(path, value) for path, value in leaves(node, start) if _follows(path[len(start) :], wanted)]
+    named = [(path, value) for path, value in found if re.search(rf"value: {re.escape(str(value))}(\W|$)", message)]
+    return (named or found or [((*start, *wanted), node)])[0]
+
+
+def _within(key: str, section: str) -> bool:
+    return key == section or key.startswith(section + ".")
+
+
+def _follows(path: Sequence[str], wanted: Sequence[str]) -> bool:
+    """Whether the wanted names come in this order in the path, the last one at its end."""
+    if not wanted:
+        return True
+    steps = iter(path)
+    return bool(path) and path[-1] == wanted[-1] and all(name in steps for name in wanted)
+
+
+def _siblings(resolved: Any, path: Sequence[str]) -> list[str]:
+    """Arguments of the class that the option at a path is set of."""
+    node = resolved
+    for part in path[:-1]:
+        node = node[int(part)] if isinstance(node, list) else node.get(part, {})
+    target = node.get("_target_") if isinstance(node, dict) else None
+    return list(signature(get_object(target)).parameters) if target else list(node)
+
+
+def explain_hydra(error: HydraException, known: Iterable[str]) -> str:
+    """One line for Hydra's several.
+
+    Args:
+        error: while composing.
+        known: names of the options that there are.
+    """
+    text = " ".join(str(error).split())
+    missing = error.missing_cfg_file if isinstance(error, MissingConfigException) else None
+    if isinstance(error, MissingConfigException) and missing and error.options:
+        group, _, option = missing.rpartition("/")
+        return f"{group}={option}: there is {', '.join(error.options)}{nearest(option, error.options)}"
+    if isinstance(error, OverrideParseException):
+        return f"cannot read {error.override!r}: write option=value, with quotes around brackets, commas and spaces"
+    if isinstance(error, ConfigCompositionException) and (
+        found := re.search(r"Could not (?:override|append to config|delete from config)\.? ?'([^']+)'", text)
+    ):
+        word = found[1].split("=")[0].lstrip("+~").split("@")[0]
+        return f"{word}: there is no such option{nearest(word, known)}" if "delete" not in text else text
+    if text.startswith("Ambiguous value"):
+        return text.split(" 1. ")[0] + ": add -m for a sweep, or brackets for a list"
+    return text

@@ -1,0 +1,41 @@
+"""Objects from settings in jsonargparse's form, ``{class_path: ..., init_args: ...}``, with their types checked."""
+
+from argparse import ArgumentError
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any, TypeVar
+
+from jsonargparse import ArgumentParser, Namespace
+
+T = TypeVar("T")
+
+
+def instantiate(cls: type[T], settings: Mapping[str, Any], key: str) -> T:
+    """Check settings against the signature of a class, and of all classes that they name, and make one.
+
+    Args:
+        cls: the class.
+        settings: its arguments, plain containers.
+        key: what messages call the settings.
+
+    Raises:
+        SettingsError: an argument that the class does not take, or a value of another type.
+    """
+    parser, parsed = check(cls, settings, key)
+    made = parser.instantiate_classes(parsed)[key]
+    assert isinstance(made, cls)
+    return made
+
+
+def check(cls: type, settings: Mapping[str, Any], key: str) -> tuple[ArgumentParser, Namespace]:
+    """The check alone; returns what ``instantiate`` goes on with."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls, key, fail_untyped=False)
+    try:
+        return parser, parser.parse_object({key: deepcopy(dict(settings))})  # it writes into them
+    except ArgumentError as error:
+        raise SettingsError(str(error)) from error
+
+
+class SettingsError(ValueError):
+    """Settings that do not fit the signature of their class; the message is jsonargparse's, of several lines."""
