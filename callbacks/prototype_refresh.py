@@ -5,7 +5,7 @@ gradient, the training augmentation under another draw), cluster them per modali
 each student's space, and write labels and prototypes into the bank. Nothing of the data set changes.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -35,8 +35,8 @@ class PrototypeRefresh(Callback):
         self,
         *,
         term: str = "prototype",
-        labels: str = "kmeans",
-        source: str = "cross",
+        labels: Literal["kmeans", "shuffled", "oracle"] = "kmeans",
+        source: Literal["cross", "same", "joint"] = "cross",
         back_translation: bool = True,
         cluster: KMeans | None = None,
         seed: int = 0,

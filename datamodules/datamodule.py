@@ -11,6 +11,7 @@ from datamodules.datasets import EpisodeDataset, EvaluationDataset, collate_eval
 from datamodules.episodes import EpisodePlan, EpisodeSampler
 from datamodules.sources import PairSource, Pictures
 from datamodules.views import MEAN, STD, PictureTransform, evaluation_transform
+from protoclip.ranges import NonNegativeInt, PositiveInt
 
 Loader = DataLoader[dict[str, Tensor]]
 
@@ -43,14 +44,14 @@ class ImageTextDataModule(pl.LightningDataModule):
         image_views: Mapping[str, Callable[..., PictureTransform]],
         text_views: Sequence[str],
         tokenize: Callable[..., Any],
-        batch_size: int,
-        image_size: int,
+        batch_size: PositiveInt,
+        image_size: PositiveInt,
         mean: Sequence[float] = MEAN,
         std: Sequence[float] = STD,
         validation: Mapping[str, Pictures] | None = None,
         test: Mapping[str, Pictures] | None = None,
-        evaluation_batch_size: int = 256,
-        num_workers: int = 0,
+        evaluation_batch_size: PositiveInt = 256,
+        num_workers: NonNegativeInt = 0,
         seed: int = 0,
     ) -> None:
         super().__init__()

@@ -6,10 +6,12 @@ they share their pairs and captions, and so their prototype labels, which are ke
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from torch.utils.data import Sampler
 
+from protoclip.ranges import PositiveInt
 from protoclip.seeds import derive_seed
 
 DRAWS = ("independent", "partition")
@@ -48,11 +50,11 @@ class EpisodePlan:
     def __init__(
         self,
         corpus_size: int,
-        size: int,
+        size: PositiveInt,
         seed: int = 0,
-        refresh_every: int = 1,
+        refresh_every: PositiveInt = 1,
         replacement: bool = False,
-        draw: str = "independent",
+        draw: Literal["independent", "partition"] = "independent",
     ) -> None:
         if draw not in DRAWS:
             raise ValueError(f"episode.draw is one of {', '.join(DRAWS)}, not {draw!r}")

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from datamodules.sources import Picture
+from protoclip.ranges import PositiveInt, Share
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -50,13 +51,13 @@ class Augmentation:
     def __init__(
         self,
         *,
-        crop_scale: Sequence[float] = (0.5, 1.0),
-        flip: float = 0.0,
+        crop_scale: Sequence[Share] = (0.5, 1.0),
+        flip: Share = 0.0,
         jitter: Sequence[float] = (0.8, 0.8, 0.8, 0.2),
-        jitter_probability: float = 0.0,
-        grayscale: float = 0.0,
-        blur: float = 0.0,
-        blur_kernel: int = 21,
+        jitter_probability: Share = 0.0,
+        grayscale: Share = 0.0,
+        blur: Share = 0.0,
+        blur_kernel: PositiveInt = 21,
         blur_sigma: Sequence[float] = (0.1, 2.0),
     ) -> None:
         self.crop_scale = tuple(crop_scale)

@@ -1,7 +1,10 @@
 """Projection heads on top of the towers' embeddings."""
 
+from typing import Literal
+
 from torch import Tensor, nn
 
+from protoclip.ranges import NonNegativeInt, PositiveInt
 from protoclip.towers.image import unit
 
 _NORMS = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm, "none": nn.Identity}
@@ -15,7 +18,12 @@ class ProjectionHead(nn.Module):
     """
 
     def __init__(
-        self, in_dim: int, hidden_dim: int = 2048, out_dim: int = 128, hidden_layers: int = 1, norm: str = "batch"
+        self,
+        in_dim: PositiveInt,
+        hidden_dim: PositiveInt = 2048,
+        out_dim: PositiveInt = 128,
+        hidden_layers: NonNegativeInt = 1,
+        norm: Literal["batch", "layer", "none"] = "batch",
     ) -> None:
         """Build a head.
 

@@ -1,11 +1,14 @@
 """Objects from settings in jsonargparse's form, ``{class_path: ..., init_args: ...}``, with their types checked."""
 
 from argparse import ArgumentError
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any, TypeVar
 
 from jsonargparse import ArgumentParser, Namespace
+
+from protoclip.faults import raised_in
 
 T = TypeVar("T")
 
@@ -22,9 +25,22 @@ def instantiate(cls: type[T], settings: Mapping[str, Any], key: str) -> T:
         SettingsError: an argument that the class does not take, or a value of another type.
     """
     parser, parsed = check(cls, settings, key)
-    made = parser.instantiate_classes(parsed)[key]
+    with first_cause():
+        made = parser.instantiate(parsed)[key]
     assert isinstance(made, cls)
     return made
+
+
+@contextmanager
+def first_cause() -> Iterator[None]:
+    """Raise what a constructor raised, without the layers that jsonargparse wraps around it for optional arguments."""
+    try:
+        yield
+    except ValueError as error:
+        cause: BaseException = error
+        while raised_in(cause).startswith("jsonargparse") and cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise cause from cause.__cause__
 
 
 def check(cls: type, settings: Mapping[str, Any], key: str) -> tuple[ArgumentParser, Namespace]:

@@ -20,6 +20,7 @@ from protoclip.clock import PhaseClock
 from protoclip.evaluation import feature_std, modality_gap
 from protoclip.phases import Phase, check_phases, term_weights
 from protoclip.prototypes import PrototypeBank
+from protoclip.ranges import NonNegativeFloat
 from protoclip.schedule import parameter_groups
 from protoclip.seeds import derive_seed
 from protoclip.temperature import Temperature
@@ -62,7 +63,7 @@ class ImageTextPretraining(pl.LightningModule):
         heads: Mapping[str, Callable[[int], nn.Module]] | None = None,
         banks: Mapping[str, PrototypeBank] | None = None,
         phases: Mapping[str, Phase] | None = None,
-        weight_decay: float = 0.5,
+        weight_decay: NonNegativeFloat = 0.5,
         seed: int = 0,
     ) -> None:
         super().__init__()

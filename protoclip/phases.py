@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from protoclip.ranges import NonNegativeInt
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -13,7 +15,7 @@ class Phase:
         weights: weight by term name, instead of the term's own.
     """
 
-    first_episodes: int
+    first_episodes: NonNegativeInt
     weights: Mapping[str, float] = field(default_factory=dict)
 
     def active(self, episode: int) -> bool:

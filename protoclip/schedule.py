@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import nn
 
+from protoclip.ranges import NonNegativeFloat, Share
+
 
 class WarmupCosine:
     """Linear warm-up, then half a cosine, as a factor of the peak learning rate.
@@ -18,7 +20,7 @@ class WarmupCosine:
         ValueError: a warm-up that is not in [0, 1].
     """
 
-    def __init__(self, *, warmup: float = 0.1, final: float = 0.0) -> None:
+    def __init__(self, *, warmup: Share = 0.1, final: NonNegativeFloat = 0.0) -> None:
         if not 0 <= warmup <= 1:
             raise ValueError(f"schedule.warmup is a fraction of the run, not {warmup}")
         self.warmup = warmup

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from protoclip.ranges import PositiveFloat
+
 
 class Temperature(nn.Module):
     """A learnable inverse temperature ``logit_scale = exp(log_scale)``.
@@ -14,7 +16,7 @@ class Temperature(nn.Module):
         max_scale: the scale is clamped to [1, max_scale] after each step, 100 as in CLIP.
     """
 
-    def __init__(self, init: float = 0.07, max_scale: float = 100.0) -> None:
+    def __init__(self, init: PositiveFloat = 0.07, max_scale: PositiveFloat = 100.0) -> None:
         super().__init__()
         self.max_log_scale = math.log(max_scale)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / init)))

@@ -16,6 +16,7 @@ from datamodules.scenes.picture_cache import picture_cache
 from datamodules.scenes.render import renderer
 from datamodules.scenes.vocabulary import Vocabulary, load_vocabulary
 from datamodules.sources import LabelledSource, PairSource, Pictures
+from protoclip.ranges import PositiveInt, Share
 
 CAPTIONS = 5
 _VERSION = 1
@@ -118,12 +119,12 @@ class ScenePairs(_Scenes, PairSource):
     def __init__(
         self,
         split: str,
-        size: int,
+        size: PositiveInt,
         *,
-        image_size: int = 48,
+        image_size: PositiveInt = 48,
         seed: int = 0,
-        noise: float = 0.1,
-        max_objects: int = 3,
+        noise: Share = 0.1,
+        max_objects: PositiveInt = 3,
         cache: bool = True,
     ) -> None:
         _check(split, self.splits, size, image_size)

@@ -1,25 +1,59 @@
 """From a composed config to a module, a datamodule and a trainer."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytorch_lightning as pl
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from datamodules.datamodule import ImageTextDataModule
 from datamodules.episodes import episode_count
 from datamodules.sources import Pictures
 from protoclip.cli.explain import explain
-from protoclip.cli.translate import place, translate
+from protoclip.cli.translate import origin, place, translate
 from protoclip.instantiate import SettingsError, check, instantiate
 from protoclip.module import ImageTextPretraining
+from protoclip.ranges import PositiveFloat, PositiveInt
 from protoclip.runs import Run, config_hash
 
-T = TypeVar("T")
-PARTS: dict[str, type] = {"trainer": pl.Trainer, "model": ImageTextPretraining, "data": ImageTextDataModule}
+
+@dataclass
+class RunSettings:
+    """What a run is called and how long it is.
+
+    Attributes:
+        name: folder of the run below ``runs``.
+        method: label of its rows.
+        runs: folder of all runs.
+        towers: label of its rows.
+        corpus: label of its rows.
+        episodes: length, or
+        epochs: passes over the corpus; ``trainer.max_epochs`` wins over both.
+    """
+
+    name: str
+    method: str
+    runs: str
+    towers: str
+    corpus: str
+    episodes: PositiveInt | None = None
+    epochs: PositiveFloat | None = None
+
+
+PARTS: dict[str, type] = {
+    "trainer": pl.Trainer,
+    "model": ImageTextPretraining,
+    "data": ImageTextDataModule,
+    "run": RunSettings,
+}
+LEAST = {"check_val_every_n_epoch": 1, "log_every_n_steps": 1, "accumulate_grad_batches": 1, "gradient_clip_val": 0}
+"""What Lightning would stumble over later."""
 
 
 def check_settings(config: DictConfig) -> dict[str, Any]:
@@ -37,6 +71,10 @@ def check_settings(config: DictConfig) -> dict[str, Any]:
             check(cls, settings[key], key)
         except SettingsError as error:
             raise ValueError(explain(str(error), config)) from error
+    for name, least in LEAST.items():
+        value = settings["trainer"].get(name)
+        if value is not None and value < least:
+            raise ValueError(f"{origin(config, ('trainer', name))}={value}: should be {least} or more")
     return settings
 
 
@@ -74,7 +112,17 @@ def build_trainer(config: DictConfig, datamodule: ImageTextDataModule) -> pl.Tra
     """
     settings = on_this_machine(place(translate(config), config.run_dir))
     settings["trainer"]["max_epochs"] = run_length(settings["run"], datamodule)
-    return instantiate(pl.Trainer, settings["trainer"], "trainer")
+    with trainer_mistakes():
+        return instantiate(pl.Trainer, settings["trainer"], "trainer")
+
+
+@contextmanager
+def trainer_mistakes() -> Iterator[None]:
+    """Tell what Lightning refuses when a trainer is made as what it is, a mistake in ``trainer``."""
+    try:
+        yield
+    except (ImportError, MisconfigurationException, TypeError, ValueError) as error:
+        raise ValueError(f"trainer: {' '.join(str(error).split())}") from error
 
 
 def on_this_machine(settings: dict[str, Any]) -> dict[str, Any]:

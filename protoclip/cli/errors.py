@@ -1,6 +1,6 @@
 """Mistakes that the user can mend are told in one line, with exit code 2 and no traceback; all else keeps its own.
 
-A mistake is what Hydra, OmegaConf and Lightning say of a config, a ``ValueError`` that this project's own code raises,
+A mistake is what Hydra and OmegaConf say of a config, a ``ValueError`` that this project's own code raises,
 and what the system refuses: no space, no permission. A ``ValueError`` out of a library is a fault of the program.
 """
 
@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from protoclip.cli.compose import known_options
 from protoclip.cli.explain import explain_hydra
+from protoclip.faults import raised_in
 
 PACKAGES = ("protoclip", "datamodules", "callbacks")
 REFUSALS = {
@@ -31,7 +32,7 @@ def exit_code(command: Callable[[], object]) -> int:
     """
     try:
         command()
-    except (ValueError, OSError, HydraException, OmegaConfBaseException, RuntimeError) as error:
+    except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
         line = told(error)
         if line is None:
             raise
@@ -49,7 +50,7 @@ def told(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno in REFUSALS:
         where = f" ({error.filename})" if error.filename else ""
         return f"{error.strerror}{where}: {REFUSALS[error.errno]}"
-    if type(error).__name__ == "MisconfigurationException" or (isinstance(error, ValueError) and _ours(error)):
+    if isinstance(error, ValueError) and _ours(error):
         return " ".join(str(error).split())
     return None
 
@@ -60,8 +61,4 @@ def _environment(line: str) -> str:
 
 def _ours(error: ValueError) -> bool:
     """Whether the code that raised it is of this project, in this process or in a loader's worker."""
-    traceback = error.__traceback__
-    while traceback is not None and traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    raised_in = traceback.tb_frame.f_globals.get("__name__", "") if traceback else ""
-    return any(str(name).split(".")[0] in PACKAGES for name in (raised_in, type(error).__module__))
+    return any(name.split(".")[0] in PACKAGES for name in (raised_in(error), type(error).__module__))

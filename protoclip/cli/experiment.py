@@ -71,6 +71,10 @@ class Experiment:
 
     def __post_init__(self) -> None:
         check_views(self.module, self.datamodule)
+        try:
+            self.module.optimizer_factory([{"params": [torch.nn.Parameter(torch.zeros(()))]}])
+        except (TypeError, ValueError) as error:  # torch's own, before anything is written
+            raise ValueError(f"optimizer.optimizer: {error}") from error
 
     def fit(self) -> None:
         """Train to the end, from the last finished episode on."""
@@ -189,12 +193,12 @@ def run_experiment(config: DictConfig, *, console: Console | None = None) -> Run
         console.print(f"{run.path} is finished: nothing to do")
         print_rows(run.rows, console)
         return run
+    module = build_module(config)
+    trainer = build_trainer(config, datamodule)
+    settings["trainer"]["max_epochs"] = trainer.max_epochs
+    resolved = OmegaConf.to_yaml(config, resolve=True)
+    experiment = Experiment(run, module, datamodule, trainer, settings, resolved, console)
     with run.lock():
-        module = build_module(config)
-        trainer = build_trainer(config, datamodule)
-        settings["trainer"]["max_epochs"] = trainer.max_epochs
-        resolved = OmegaConf.to_yaml(config, resolve=True)
-        experiment = Experiment(run, module, datamodule, trainer, settings, resolved, console)
         experiment.fit()
         experiment.test()
     return run

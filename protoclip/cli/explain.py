@@ -1,7 +1,7 @@
 """What was wrong with an option, in one line, with its name and the nearest one that exists."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from inspect import signature
 from typing import Any
@@ -10,15 +10,22 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from protoclip.cli.translate import PLACES, leaves, origin
+from protoclip.cli.translate import PLACES, nodes, origin
 
-_SECTIONS = {**PLACES, "seed_everything": "seed", "trainer.callbacks": "callbacks", "trainer.logger": "logger"}
-_WRAPPING = ("Problem with given class_path", "Does not validate", "Subtypes:", "Errors:", "Type collections.abc")
+_SECTIONS = {
+    **PLACES,
+    "run": "run",
+    "seed_everything": "seed",
+    "trainer.callbacks": "callbacks",
+    "trainer.logger": "logger",
+}
+_WRAPPING = ("Problem with given", "Does not validate", "Subtypes:", "Errors:", "Type collections.abc", "1 validation")
+_PLAIN = {"NoneType": "null", "Sequence": "a list", "tuple": "a list", "Mapping": "a dict"}
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """`` did you mean 'x'?`` with a leading colon, or nothing."""
-    found = get_close_matches(word, list(known), n=1, cutoff=0.5)
+    found = get_close_matches(word, [name for name in known if name != word], n=1, cutoff=0.5)
     return f": did you mean {found[0]!r}?" if found else ""
 
 
@@ -31,6 +38,8 @@ def explain(message: str, config: DictConfig) -> str:
     """
     keys, reason = _first_branch(message)
     resolved = OmegaConf.to_container(config, resolve=True)
+    if required := re.match(r"the following arguments are required: ([\w.]+)", reason):
+        keys, reason = [*keys, required[1]], "needs a value"
     unknown = re.search(r"(?:Option|accept option) '([^']+)'", reason)
     if unknown:
         keys = [*keys, *re.findall(r"Group '([^']+)'", reason)]
@@ -38,9 +47,8 @@ def explain(message: str, config: DictConfig) -> str:
     option = origin(config, path)
     if unknown:
         return f"{option}: there is no such option{nearest(path[-1], _siblings(resolved, path))}"
-    expected = _expected(message)
-    told = f"{option}={value!r}: " if value is not None or expected else f"{option}: "
-    return told + (f"expected {expected}" if expected else reason)
+    told = option if isinstance(value, Mapping | list) else f"{option}={'null' if value is None else value}"
+    return f"{told}: {_wanted(reason, message)}"
 
 
 def explain_flag(message: str, known: Iterable[str]) -> str:
@@ -53,8 +61,7 @@ def explain_flag(message: str, known: Iterable[str]) -> str:
     if found := re.search(r"nrecognized arguments: (\S+?)(=|\s|$)", message):
         return f"{found[1]}: there is no such option{nearest(found[1], known)}"
     keys, reason = _first_branch(message)
-    expected = _expected(message)
-    return f"--{'.'.join(keys)}: " + (f"expected {expected}" if expected else reason)
+    return f"--{'.'.join(keys)}: {_wanted(reason, message)}"
 
 
 def _first_branch(message: str) -> tuple[list[str], str]:
@@ -70,8 +77,12 @@ def _first_branch(message: str) -> tuple[list[str], str]:
     return keys, "not valid"
 
 
-def _expected(message: str) -> str:
-    """Types that would do, of the innermost union."""
+def _wanted(reason: str, message: str) -> str:
+    """What would do: pydantic's words for a range, the types of the innermost union, or the reason as it is."""
+    if reason == "needs a value":
+        return reason
+    if reason.startswith("Input "):
+        return reason.split(" [type=", maxsplit=1)[0].removeprefix("Input ")
     names: list[str] = []
     for line in message.splitlines():
         found = re.search(r"Expected an? (?:<class '([\w.]+)'>|(?:typing\.)?(Literal\[.*\]))", line)
@@ -80,7 +91,11 @@ def _expected(message: str) -> str:
         elif names and "Expected a" not in line:
             break
     kept = [name for name in dict.fromkeys(names) if name != "torch.Tensor"]
-    return " or ".join({"NoneType": "null", "Sequence": "a list", "Mapping": "a dict"}.get(name, name) for name in kept)
+    types = " or ".join(
+        {"NoneType": "null", "Sequence": "a list", "tuple": "a list", "Mapping": "a dict"}.get(name, name)
+        for name in kept
+    )
+    return f"expected {types}" if types else reason
 
 
 def _locate(resolved: Any, keys: Sequence[str], message: str) -> tuple[tuple[str, ...], Any]:
@@ -95,7 +110,7 @@ def _locate(resolved: Any, keys: Sequence[str], message: str) -> tuple[tuple[str
     node = resolved
     for part in start:
         node = node.get(part) if isinstance(node, dict) else None
-    found = [(path, value) for path, value in leaves(node, start) if _follows(path[len(start) :], wanted)]
+    found = [(path, value) for path, value in nodes(node, start) if _follows(path[len(start) :], wanted)]
     named = [(path, value) for path, value in found if re.search(rf"value: {re.escape(str(value))}(\W|$)", message)]
     return (named or found or [((*start, *wanted), node)])[0]
 
@@ -139,7 +154,7 @@ def explain_hydra(error: HydraException, known: Iterable[str]) -> str:
         found := re.search(r"Could not (?:override|append to config|delete from config)\.? ?'([^']+)'", text)
     ):
         word = found[1].split("=")[0].lstrip("+~").split("@")[0]
-        return f"{word}: there is no such option{nearest(word, known)}" if "delete" not in text else text
+        return f"{word}: there is no such option{nearest(word, known)}"
     if text.startswith("Ambiguous value"):
         return text.split(" 1. ")[0] + ": add -m for a sweep, or brackets for a list"
     return text

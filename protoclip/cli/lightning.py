@@ -6,7 +6,6 @@ is LightningCLI's. ``protoclip fit --config FILE --run_dir DIR`` repeats the run
 
 from argparse import ArgumentError, ArgumentParser
 from collections.abc import Sequence
-from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from datamodules.datamodule import ImageTextDataModule
-from protoclip.cli.build import check_settings, find_run, on_this_machine, run_length
+from protoclip.cli.build import RunSettings, check_settings, find_run, on_this_machine, run_length
 from protoclip.cli.compose import compose_config
 from protoclip.cli.experiment import Experiment, quiet
 from protoclip.cli.explain import explain_flag
@@ -27,29 +26,6 @@ from protoclip.module import ImageTextPretraining
 from protoclip.runs import Run
 
 PARSER = {"exit_on_error": False, "allow_abbrev": False}
-
-
-@dataclass
-class RunSettings:
-    """What a run is called and how long it is.
-
-    Attributes:
-        name: folder of the run below ``runs``.
-        method: label of its rows.
-        runs: folder of all runs.
-        towers: label of its rows.
-        corpus: label of its rows.
-        episodes: length, or
-        epochs: passes over the corpus; ``trainer.max_epochs`` wins over both.
-    """
-
-    name: str
-    method: str
-    runs: str
-    towers: str
-    corpus: str
-    episodes: int | None = None
-    epochs: float | None = None
 
 
 class ImageTextCLI(LightningCLI):
@@ -135,23 +111,27 @@ class ImageTextCLI(LightningCLI):
 
     def fit(self, **_: Any) -> None:
         """Train, from the last finished episode on."""
+        experiment = self._experiment()
         with self.run.lock():
-            self._experiment().fit()
+            experiment.fit()
 
     def validate(self, **_: Any) -> None:
         """Run the validation tasks."""
+        experiment = self._experiment()
         with self.run.lock():
-            self._experiment().validate(self.ckpt)
+            experiment.validate(self.ckpt)
 
     def test(self, **_: Any) -> None:
         """Run the test tasks and keep their rows."""
+        experiment = self._experiment()
         with self.run.lock():
-            self._experiment().test(self.ckpt)
+            experiment.test(self.ckpt)
 
     def predict(self, **_: Any) -> None:
         """Write the features of the test sets."""
+        experiment = self._experiment()
         with self.run.lock():
-            self._experiment().predict(self.ckpt)
+            experiment.predict(self.ckpt)
 
     def _experiment(self) -> Experiment:
         resolved = None

@@ -48,7 +48,7 @@ def origin(config: DictConfig, path: Sequence[str]) -> str:
     """
     node: Any = config
     for place_, part in enumerate(path):
-        child = node._get_node(part) if isinstance(node, DictConfig) else None
+        child = node._get_node(part, validate_access=False) if isinstance(node, DictConfig) else None
         if isinstance(child, Node) and child._is_interpolation():
             text = str(child._value())
             target = text[2:-1]
@@ -58,16 +58,17 @@ def origin(config: DictConfig, path: Sequence[str]) -> str:
     return ".".join(path)
 
 
-def leaves(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """All values of nested dicts and lists, with their paths."""
-    if isinstance(node, Mapping) and node:
-        for key, value in node.items():
-            yield from leaves(value, (*path, str(key)))
-    elif isinstance(node, list) and any(isinstance(value, Mapping | list) for value in node):
-        for place_, value in enumerate(node):
-            yield from leaves(value, (*path, str(place_)))
-    else:
-        yield path, node
+def nodes(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """All values of nested dicts and lists with their paths, those that hold others too."""
+    yield path, node
+    if isinstance(node, Mapping | list):
+        for key, value in node.items() if isinstance(node, Mapping) else enumerate(node):
+            yield from nodes(value, (*path, str(key)))
+
+
+def leaves(node: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The values that hold no others."""
+    return ((path, value) for path, value in nodes(node) if not (isinstance(value, Mapping | list) and value))
 
 
 def _translated(node: Any) -> Any:

@@ -1,9 +1,12 @@
 """What an episode's refresh leaves behind for its training steps: labels, prototypes, teacher centroids."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
 from protoclip.prototypes.assignment import Assignment
+from protoclip.ranges import PositiveFloat, PositiveInt
 
 UNLABELLED = -1
 
@@ -47,12 +50,12 @@ class PrototypeBank(nn.Module):
 
     def __init__(
         self,
-        episode_size: int,
-        dim: int,
+        episode_size: PositiveInt,
+        dim: PositiveInt,
         *,
-        num_prototypes: int | None = None,
-        images_per_prototype: float | None = None,
-        source: str = "cross",
+        num_prototypes: PositiveInt | None = None,
+        images_per_prototype: PositiveFloat | None = None,
+        source: Literal["cross", "same", "joint"] = "cross",
     ) -> None:
         super().__init__()
         self.episode_size = episode_size

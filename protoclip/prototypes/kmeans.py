@@ -1,11 +1,13 @@
 """K-means on the features of an episode, by FAISS or by torch, behind one function."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from protoclip.ranges import NonNegativeInt, PositiveInt
 
 BLOCK_ELEMENTS = 2**25
 """Distances held at once by the torch back-end."""
@@ -95,11 +97,11 @@ class KMeans:
     def __init__(
         self,
         *,
-        iterations: int = 20,
-        redo: int = 1,
-        backend: str = "faiss",
+        iterations: NonNegativeInt = 20,
+        redo: PositiveInt = 1,
+        backend: Literal["faiss", "torch"] = "faiss",
         device: str = "cpu",
-        max_points_per_cluster: int | None = None,
+        max_points_per_cluster: PositiveInt | None = None,
     ) -> None:
         _check_options(iterations, redo, backend, device, max_points_per_cluster)
         self.options: dict[str, Any] = {

@@ -1,11 +1,13 @@
 """Image-text contrast over any list of view pairs: CLIP's loss for one pair."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from protoclip.losses import clip_loss
+from protoclip.ranges import Share
 from protoclip.terms.base import FeatureKey, StepInputs, Term
 
 
@@ -28,8 +30,8 @@ class ImageText(Term):
         pairs: Sequence[Sequence[str]],
         *,
         temperature: str = "clip",
-        label_smoothing: float = 0.0,
-        smoothing: str = "negatives",
+        label_smoothing: Share = 0.0,
+        smoothing: Literal["negatives", "literal", "uniform"] = "negatives",
         weight: float = 1.0,
     ) -> None:
         super().__init__(weight, validates=True)

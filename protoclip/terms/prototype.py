@@ -1,9 +1,12 @@
 """ProtoCLIP's prototype-level discrimination of both modalities."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from protoclip.losses import prototype_loss
+from protoclip.ranges import PositiveFloat
 from protoclip.terms.base import FeatureKey, StepInputs, Term
 
 
@@ -33,8 +36,8 @@ class Prototype(Term):
         head: str = "prototype",
         bank: str = "prototype",
         temperature: str = "prototype",
-        target_temperature: float | None = 0.01,
-        empty: str = "zero",
+        target_temperature: PositiveFloat | None = 0.01,
+        empty: Literal["zero", "mask"] = "zero",
         weight: float = 1.0,
     ) -> None:
         super().__init__(weight)

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from protoclip.ranges import PositiveInt
 from protoclip.towers.image import ImageTower
 from protoclip.towers.text import TextTower
 
@@ -42,10 +43,10 @@ def create_towers(
     name: str,
     *,
     pretrained: str | None = None,
-    image_size: int | None = None,
-    embed_dim: int | None = None,
-    text_layers: int | None = None,
-    context_length: int | None = None,
+    image_size: PositiveInt | None = None,
+    embed_dim: PositiveInt | None = None,
+    text_layers: PositiveInt | None = None,
+    context_length: PositiveInt | None = None,
     timm_image: str | None = None,
     hf_text: str | None = None,
     vision_cfg: Mapping[str, Any] | None = None,
@@ -192,10 +193,10 @@ def _build(name: str, config: Mapping[str, Any], pretrained: str | None) -> Any:
             model = open_clip.create_model(name, pretrained=pretrained, force_custom_text=True, **changed)
         if "vision_cfg" in changed and "timm_model_name" in config["vision_cfg"]:
             model.visual.set_input_size(model.visual.image_size)
-    except (RuntimeError, OSError, KeyError, EOFError, UnpicklingError) as error:
-        weights = f" with weights {pretrained!r}" if pretrained else ""
+    except (RuntimeError, OSError, KeyError, EOFError, TypeError, UnpicklingError) as error:
+        settings = ", ".join(f"{key}={value}" for key, value in [("pretrained", pretrained), *changed.items()] if value)
         reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"cannot build {name}{weights} as configured: {type(error).__name__}: {reason}") from error
+        raise ValueError(f"cannot build {name} with {settings}: {type(error).__name__}: {reason}") from error
     return model
 
 
