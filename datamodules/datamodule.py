@@ -5,12 +5,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader
 
 from datamodules.datasets import EpisodeDataset, EvaluationDataset, collate_evaluation
-from datamodules.episodes import EpisodePlan, EpisodeSampler
+from datamodules.episodes import EpisodePlan, EpisodeSampler, local_batch_size
 from datamodules.sources import PairSource, Pictures
 from datamodules.views import MEAN, STD, PictureTransform, Tokenize, evaluation_transform
+from protoclip.distributed import rank, world_size
 
 Loader = DataLoader[dict[str, Tensor]]
 
@@ -24,7 +25,7 @@ class ImageTextDataModule(pl.LightningDataModule):
         image_views: for each image view a function ``(image_size, *, mean, std)`` that gives its transform.
         text_views: names of the text views.
         tokenize: captions to ids.
-        batch_size: pairs of a training batch.
+        batch_size: pairs of a training batch, over all processes.
         image_size: side of the towers' input.
         mean: normalisation of the channels.
         std: normalisation of the channels.
@@ -74,15 +75,24 @@ class ImageTextDataModule(pl.LightningDataModule):
         self._extraction: Loader | None = None
 
     def train_dataloader(self) -> Loader:
-        """Whole batches of an episode in random order; the sampler goes from episode to episode by itself."""
-        sampler = EpisodeSampler(self.plan, purpose="train", batch_size=self.batch_size, episode=self._next_episode)
-        return self._loader(self.dataset, sampler=sampler, batch_size=self.batch_size)
+        """This process' part of whole batches in random order; the sampler goes from episode to episode by itself."""
+        sampler = EpisodeSampler(
+            self.plan,
+            purpose="train",
+            batch_size=self.batch_size,
+            episode=self._next_episode,
+            rank=rank(),
+            world=world_size(),
+        )
+        return self._loader(self.dataset, sampler=sampler, batch_size=local_batch_size(self.batch_size, world_size()))
 
     def extraction_dataloader(self, episode: int) -> Loader:
-        """All pairs of an episode by position, under another draw of the training augmentation."""
+        """This process' pairs of an episode by position, under another draw of the training augmentation."""
         if self._extraction is None:
             batch_size = min(self.evaluation_batch_size, self.plan.size)
-            sampler = EpisodeSampler(self.plan, purpose="extract", batch_size=batch_size)
+            sampler = EpisodeSampler(
+                self.plan, purpose="extract", batch_size=batch_size, rank=rank(), world=world_size()
+            )
             self._extraction = self._loader(self.dataset, sampler=sampler, batch_size=batch_size)
         assert isinstance(self._extraction.sampler, EpisodeSampler)
         self._extraction.sampler.set_epoch(episode)
@@ -97,9 +107,14 @@ class ImageTextDataModule(pl.LightningDataModule):
         return [self.evaluation_dataloader(pictures) for pictures in self.test.values()]
 
     def evaluation_dataloader(self, pictures: Pictures) -> Loader:
-        """All pictures of a set, with their captions or labels."""
+        """Pictures of a set with their captions or labels: of all its batches every ``world``-th, an empty one if none.
+
+        Batches are whole, so that their losses are those of one process.
+        """
         dataset = EvaluationDataset(pictures, transform=self.evaluation_transform, tokenize=self.tokenize)
-        return self._loader(dataset, batch_size=self.evaluation_batch_size, collate_fn=collate_evaluation)
+        batches = [*BatchSampler(range(len(dataset)), self.evaluation_batch_size, drop_last=False)]
+        share = batches[rank() :: world_size()] or [[]]  # Lightning skips a loader of no batch, and all hooks with it
+        return self._loader(dataset, batch_sampler=share, collate_fn=collate_evaluation)
 
     def _loader(self, dataset: Any, **options: Any) -> Loader:
         return DataLoader(dataset, num_workers=self.num_workers, persistent_workers=self.num_workers > 0, **options)

@@ -1,14 +1,18 @@
 """From a composed config to a module, a datamodule and a trainer."""
 
+import atexit
 from pathlib import Path
 
 import pytorch_lightning as pl
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from datamodules.datamodule import ImageTextDataModule
-from datamodules.episodes import episode_count
+from datamodules.episodes import episode_count, local_batch_size
 from datamodules.sources import Pictures
+from protoclip.distributed import leave
 from protoclip.module import ImageTextPretraining
 from protoclip.runs import Run, config_hash
 
@@ -51,7 +55,7 @@ def build_trainer(config: DictConfig, datamodule: ImageTextDataModule) -> pl.Tra
     """The trainer of a config; an episode is its epoch.
 
     Raises:
-        ValueError: more than one device, which is not supported yet, or a run without length.
+        ValueError: a run without length, a batch that does not divide by the devices, or a sweep of several devices.
     """
     size, corpus = datamodule.plan.size, datamodule.plan.corpus_size
     episodes = episode_count(size, corpus, episodes=config.run.episodes, epochs=config.run.epochs)
@@ -62,8 +66,11 @@ def build_trainer(config: DictConfig, datamodule: ImageTextDataModule) -> pl.Tra
         logger=list(instantiate(config.logger).values()),
     )
     assert isinstance(trainer, pl.Trainer)
+    local_batch_size(datamodule.batch_size, trainer.world_size)  # here too, before there are other processes
     if trainer.world_size > 1:
-        raise ValueError("training on several devices is not supported yet: set trainer.devices=1")
+        if HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
+            raise ValueError("a sweep runs one process per job: set trainer.devices=1, or start each job by torchrun")
+        atexit.register(leave)
     return trainer
 
 

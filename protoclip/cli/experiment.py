@@ -6,12 +6,14 @@ from statistics import median
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
 from callbacks.evaluation import Evaluation, TaskResult
 from callbacks.phase_timer import PhaseTimer, relative_epoch, total_seconds
 from datamodules.datamodule import ImageTextDataModule
 from protoclip.cli.build import build_datamodule, build_module, build_trainer, check_views, find_run
+from protoclip.distributed import on_rank_zero
 from protoclip.reports.rows import Row
 from protoclip.reports.screen import print_rows
 from protoclip.runs import Run, git_revision, now
@@ -22,6 +24,7 @@ NOISE = (
     r".*Experiment logs directory .* exists and is not empty.*",
     r".*Checkpoint directory .* exists and is not empty.*",
     r".*does not have many workers.*",
+    r".*when logging on epoch level in distributed setting.*",
     r".*is smaller than the logging interval.*",
 )
 """Warnings of the libraries about what is as it should be here."""
@@ -29,8 +32,9 @@ NOISE = (
 
 def run_experiment(config: DictConfig, *, console: Console | None = None) -> Run:
     """Train, test and write the rows of one config; resume an unfinished run, skip a finished one."""
-    console = console or Console()
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its tips and device lines
+    console = console or Console(quiet=rank_zero_only.rank != 0)
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # tips, and lines about devices and processes
     for message in NOISE:
         warnings.filterwarnings("ignore", message)
     datamodule = build_datamodule(config)
@@ -42,13 +46,14 @@ def run_experiment(config: DictConfig, *, console: Console | None = None) -> Run
     module = build_module(config)
     check_views(module, datamodule)
     trainer = build_trainer(config, datamodule)
-    run.describe(OmegaConf.to_yaml(config), datamodule.train.fingerprint)
+    if trainer.is_global_zero:
+        run.describe(OmegaConf.to_yaml(config), datamodule.train.fingerprint)
     console.print(f"{run.path}: {'going on after the last episode' if run.last else 'starting'}")
     trainer.fit(module, datamodule=datamodule, ckpt_path=run.last, weights_only=True)
     trainer.test(module, datamodule=datamodule, verbose=False)
-    run.write_rows(result_rows(config, run, trainer, datamodule))
+    on_rank_zero(lambda: run.write_rows(result_rows(config, run, trainer, datamodule)))
     print_rows(run.rows, console)
-    run.finish()
+    on_rank_zero(run.finish)
     return run
 
 

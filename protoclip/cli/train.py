@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -40,7 +41,8 @@ def train(argv: Sequence[str] | None = None) -> int:
 
     os.environ["HYDRA_FULL_ERROR"] = "1"
     words = sys.argv
-    sys.argv = ["protoclip-train", *(words[1:] if argv is None else argv)]
+    if argv is not None:  # Lightning runs this line again in each process that it starts
+        sys.argv = [str(Path(sys.executable).with_name("protoclip-train")), *argv]
     try:
         return exit_code(command)
     finally:
