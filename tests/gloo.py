@@ -23,7 +23,7 @@ class Pool:
         timeout: seconds after which a function that hangs ends its process, with a traceback on stderr.
     """
 
-    def __init__(self, timeout: float = 100.0) -> None:
+    def __init__(self, timeout: float = 60.0) -> None:
         self.timeout = timeout
         self._ranks: list[ProcessPoolExecutor] = []
 
@@ -31,15 +31,19 @@ class Pool:
         """Results of a module-level function by rank.
 
         Raises:
-            BaseException: what the function raised, the first rank's first.
+            BaseException: what the function raised on the first rank that raised.
             BrokenProcessPool: a process died or hung; the next call starts new ones.
         """
         if not self._ranks:
             self._ranks = _start()
         results = [rank.submit(_call, self.timeout, function, *args) for rank in self._ranks]
         wait(results)
-        if any(isinstance(result.exception(), BrokenProcessPool) for result in results):
+        errors = [error for result in results if (error := result.exception())]
+        errors.sort(key=lambda error: isinstance(error, BrokenProcessPool))  # where one raises the other may hang
+        if errors and isinstance(errors[-1], BrokenProcessPool):
             self.close()
+        if errors:
+            raise errors[0]
         return [result.result() for result in results]
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """From a composed config to a module, a datamodule and a trainer."""
 
 import atexit
+import signal
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -70,7 +71,9 @@ def build_trainer(config: DictConfig, datamodule: ImageTextDataModule) -> pl.Tra
     if trainer.world_size > 1:
         if HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
             raise ValueError("a sweep runs one process per job: set trainer.devices=1, or start each job by torchrun")
+        assert trainer.strategy.launcher is not None
         atexit.register(leave)
+        atexit.register(trainer.strategy.launcher.kill, signal.SIGKILL)  # after a fault they may wait for this process
     return trainer
 
 

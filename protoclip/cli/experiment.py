@@ -6,7 +6,7 @@ from statistics import median
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 
 from callbacks.evaluation import Evaluation, TaskResult
@@ -32,7 +32,7 @@ NOISE = (
 
 def run_experiment(config: DictConfig, *, console: Console | None = None) -> Run:
     """Train, test and write the rows of one config; resume an unfinished run, skip a finished one."""
-    console = console or Console(quiet=rank_zero_only.rank != 0)
+    console = console or Console(quiet=rank_zero_only.rank != 0)  # type: ignore[attr-defined]
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # tips, and lines about devices and processes
     for message in NOISE:

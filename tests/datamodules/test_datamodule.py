@@ -149,6 +149,24 @@ def test_evaluation_sets_come_whole_and_in_order() -> None:
     assert column(list(more), "label").tolist() == [source.label(index) for index in range(7)]
 
 
+def test_processes_share_the_batches_of_evaluation_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole batches by turns, each picture once; an empty batch where there is none left."""
+    shares = []
+    monkeypatch.setattr("datamodules.datamodule.world_size", lambda: 2)
+    for rank in (0, 1):
+        monkeypatch.setattr("datamodules.datamodule.rank", lambda rank=rank: rank)
+        datamodule = scenes()
+        datamodule.evaluation_batch_size = 3
+        shares.append(
+            [
+                [batch.get("index", torch.empty(0)).tolist() for batch in loader]
+                for loader in datamodule.val_dataloader()
+            ]
+        )
+    assert shares[0] == [[[0, 1, 2]], [[0, 1, 2]], [[0, 1, 2], [6]]]
+    assert shares[1] == [[[3, 4]], [[]], [[3, 4, 5]]]
+
+
 def test_a_batch_larger_than_the_episode_is_refused() -> None:
     with pytest.raises(ValueError, match=r"batch_size.*episode\.size"):
         scenes(batch_size=13).train_dataloader()

@@ -25,7 +25,7 @@ def rows(seed: int) -> Tensor:
 def gathered_with_gradient() -> tuple[Tensor, Tensor]:
     local = rows(rank()).requires_grad_()
     everyone = all_gather(local.T.contiguous().T)  # rows that do not lie next to each other in memory
-    (everyone * (rank() + 1) * torch.arange(12).reshape(6, 2)).sum().backward()
+    (everyone * (rank() + 1) * torch.arange(12).reshape(6, 2)).sum().backward()  # type: ignore[no-untyped-call]
     assert local.grad is not None
     assert torch.equal(everyone[local_rows(3)], local)
     return everyone.detach().clone(), local.grad
