@@ -11,7 +11,6 @@ from datamodules.datasets import EpisodeDataset, EvaluationDataset, collate_eval
 from datamodules.episodes import EpisodePlan, EpisodeSampler, local_batch_size
 from datamodules.sources import PairSource, Pictures
 from datamodules.views import MEAN, STD, PictureTransform, Tokenize, evaluation_transform
-from protoclip.distributed import rank, world_size
 
 Loader = DataLoader[dict[str, Tensor]]
 
@@ -76,23 +75,23 @@ class ImageTextDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> Loader:
         """This process' part of whole batches in random order; the sampler goes from episode to episode by itself."""
+        rank, world = self._place
         sampler = EpisodeSampler(
             self.plan,
             purpose="train",
             batch_size=self.batch_size,
             episode=self._next_episode,
-            rank=rank(),
-            world=world_size(),
+            rank=rank,
+            world=world,
         )
-        return self._loader(self.dataset, sampler=sampler, batch_size=local_batch_size(self.batch_size, world_size()))
+        return self._loader(self.dataset, sampler=sampler, batch_size=local_batch_size(self.batch_size, world))
 
     def extraction_dataloader(self, episode: int) -> Loader:
         """This process' pairs of an episode by position, under another draw of the training augmentation."""
         if self._extraction is None:
+            rank, world = self._place
             batch_size = min(self.evaluation_batch_size, self.plan.size)
-            sampler = EpisodeSampler(
-                self.plan, purpose="extract", batch_size=batch_size, rank=rank(), world=world_size()
-            )
+            sampler = EpisodeSampler(self.plan, purpose="extract", batch_size=batch_size, rank=rank, world=world)
             self._extraction = self._loader(self.dataset, sampler=sampler, batch_size=batch_size)
         assert isinstance(self._extraction.sampler, EpisodeSampler)
         self._extraction.sampler.set_epoch(episode)
@@ -113,8 +112,14 @@ class ImageTextDataModule(pl.LightningDataModule):
         """
         dataset = EvaluationDataset(pictures, transform=self.evaluation_transform, tokenize=self.tokenize)
         batches = [*BatchSampler(range(len(dataset)), self.evaluation_batch_size, drop_last=False)]
-        share = batches[rank() :: world_size()] or [[]]  # Lightning skips a loader of no batch, and all hooks with it
+        rank, world = self._place
+        share = batches[rank::world] or [[]]  # Lightning skips a loader of no batch, and all hooks with it
         return self._loader(dataset, batch_sampler=share, collate_fn=collate_evaluation)
+
+    @property
+    def _place(self) -> tuple[int, int]:
+        """Rank and number of the trainer's processes; without a trainer everything is this process'."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _loader(self, dataset: Any, **options: Any) -> Loader:
         return DataLoader(dataset, num_workers=self.num_workers, persistent_workers=self.num_workers > 0, **options)

@@ -2,6 +2,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import pytorch_lightning as pl
@@ -149,13 +150,12 @@ def test_evaluation_sets_come_whole_and_in_order() -> None:
     assert column(list(more), "label").tolist() == [source.label(index) for index in range(7)]
 
 
-def test_processes_share_the_batches_of_evaluation_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_share_the_batches_of_evaluation_sets() -> None:
     """Whole batches by turns, each picture once; an empty batch where there is none left."""
     shares = []
-    monkeypatch.setattr("datamodules.datamodule.world_size", lambda: 2)
     for rank in (0, 1):
-        monkeypatch.setattr("datamodules.datamodule.rank", lambda rank=rank: rank)
         datamodule = scenes()
+        datamodule.trainer = Mock(global_rank=rank, world_size=2)
         datamodule.evaluation_batch_size = 3
         shares.append(
             [
