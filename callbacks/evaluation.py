@@ -1,9 +1,13 @@
-"""Runs evaluation tasks during fit and in test, on one extraction pass per picture set."""
+"""Runs evaluation tasks during fit and in test, on one extraction pass per picture set.
+
+Of several processes each extracts some of the batches; rank 0 scores them all, and its metrics are everyone's.
+"""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import chain
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,6 +17,7 @@ from torch import Tensor
 
 from datamodules.datamodule import ImageTextDataModule
 from datamodules.sources import Pictures
+from protoclip.distributed import gather, on_rank_zero
 from protoclip.evaluation import class_features
 from protoclip.evaluation.tasks import Extracted, Task
 from protoclip.module import ImageTextPretraining
@@ -39,7 +44,7 @@ class Evaluation(Callback):
 
     Attributes:
         results: of the last test, by task; a task that the model has no features for is left out.
-        extracted: features of the last pass, by picture set.
+        extracted: features of the last pass, by picture set, on rank 0 alone.
     """
 
     def __init__(self, validation: Mapping[str, Task] | None = None, test: Mapping[str, Task] | None = None) -> None:
@@ -85,7 +90,9 @@ class Evaluation(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        part = {name: batch[name].cpu() for name in ("label", "owner") if name in batch}
+        if not batch:
+            return
+        part = {name: batch[name].cpu() for name in ("index", "label", "owner") if name in batch}
         for tower, values in outputs.items():
             part |= {f"{tower}/{name}": value.cpu() for name, value in values.items() if name not in LEFT_OUT}
         self._parts[dataloader_idx].append(part)
@@ -95,16 +102,21 @@ class Evaluation(Callback):
         datamodule = module.trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(datamodule, ImageTextDataModule)
         sets: Mapping[str, Pictures] = getattr(datamodule, stage)
-        self.extracted = {
-            name: _join(self._parts[place], *_prompts(module, datamodule, pictures))
-            for place, (name, pictures) in enumerate(sets.items())
-        }
+        gathered = [gather(self._parts[place]) for place in range(len(sets))]
         self._parts.clear()
-        results = {
-            name: TaskResult(task(self.extracted), _counts(task, self.extracted), self._prompts_hash(task))
-            for name, task in self.tasks[stage].items()
-            if task.applies(self.extracted)
-        }
+
+        def score() -> dict[str, TaskResult]:
+            self.extracted = {
+                name: _join(chain.from_iterable(shares), *_prompts(module, datamodule, pictures))
+                for (name, pictures), shares in zip(sets.items(), gathered, strict=True)
+            }
+            return {
+                name: TaskResult(task(self.extracted), _counts(task, self.extracted), self._prompts_hash(task))
+                for name, task in self.tasks[stage].items()
+                if task.applies(self.extracted)
+            }
+
+        results = on_rank_zero(score)
         for name, result in results.items():
             module.log_dict({f"{stage}/{name}/{metric}": value for metric, value in result.metrics.items()})
         return results
@@ -113,7 +125,8 @@ class Evaluation(Callback):
         return self.extracted[task.pictures].prompts_hash
 
 
-def _join(parts: list[dict[str, Tensor]], classes: Tensor | None, prompts_hash: str | None) -> Extracted:
+def _join(batches: Iterable[dict[str, Tensor]], classes: Tensor | None, prompts_hash: str | None) -> Extracted:
+    parts = sorted(batches, key=lambda part: int(part["index"][0]))  # processes took whole batches by turns
     columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     return Extracted(
         image={name.removeprefix("image/"): value for name, value in columns.items() if name.startswith("image/")},

@@ -2,7 +2,8 @@
 
 At the start of an episode, before its first step: extract the projected features of all its pairs (eval mode, no
 gradient, the training augmentation under another draw), cluster them per modality, translate the clusters back into
-each student's space, and write labels and prototypes into the bank. Nothing of the data set changes.
+each student's space, and write labels and prototypes into the bank. Nothing of the data set changes. Of several
+processes each extracts its share; rank 0 clusters once, and its bank becomes everyone's.
 """
 
 from typing import Any, Literal
@@ -13,10 +14,13 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from datamodules.datamodule import ImageTextDataModule
+from protoclip.distributed import broadcast_buffers, gather, on_rank_zero
 from protoclip.module import ImageTextPretraining
 from protoclip.prototypes import Clusters, KMeans, PrototypeBank, assign_prototypes
 from protoclip.seeds import derive_seed
 from protoclip.terms import FeatureKey, Term
+
+Share = tuple[Tensor, Tensor, Tensor]
 
 
 class PrototypeRefresh(Callback):
@@ -74,7 +78,13 @@ class PrototypeRefresh(Callback):
         episode: int,
         block: int,
     ) -> None:
-        image_features, text_features, classes = self._extract(module, datamodule, episode)
+        shares = gather(self._extract(module, datamodule, episode))
+        on_rank_zero(lambda: self._renew(module, bank, block, shares))
+        broadcast_buffers(bank)
+
+    def _renew(self, module: ImageTextPretraining, bank: PrototypeBank, block: int, shares: list[Share]) -> None:
+        """Cluster the shares of all processes, which are in the order of the positions."""
+        image_features, text_features, classes = (torch.cat(column) for column in zip(*shares, strict=True))
         prototypes = assign_prototypes(
             image_features,
             text_features,
@@ -91,10 +101,8 @@ class PrototypeRefresh(Callback):
         self._log(module, prototypes.clusters)
 
     @torch.no_grad()
-    def _extract(
-        self, module: ImageTextPretraining, datamodule: ImageTextDataModule, episode: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Projected image and text features of the episode by position, float32 on the CPU, and the pairs' classes."""
+    def _extract(self, module: ImageTextPretraining, datamodule: ImageTextDataModule, episode: int) -> Share:
+        """Projected image and text features of this process' positions, float32 on the CPU, and the pairs' classes."""
         term = module.terms[self.term]
         assert isinstance(term, Term)
         keys: tuple[FeatureKey, ...] = term.required

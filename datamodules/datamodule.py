@@ -5,10 +5,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader
 
 from datamodules.datasets import EpisodeDataset, EvaluationDataset, collate_evaluation
-from datamodules.episodes import EpisodePlan, EpisodeSampler
+from datamodules.episodes import EpisodePlan, EpisodeSampler, local_batch_size
 from datamodules.sources import PairSource, Pictures
 from datamodules.views import MEAN, STD, PictureTransform, evaluation_transform
 from protoclip.ranges import NonNegativeInt, PositiveInt
@@ -25,7 +25,7 @@ class ImageTextDataModule(pl.LightningDataModule):
         image_views: for each image view a function ``(image_size, *, mean, std)`` that gives its transform.
         text_views: names of the text views.
         tokenize: captions to ids.
-        batch_size: pairs of a training batch.
+        batch_size: pairs of a training batch, over all processes.
         image_size: side of the towers' input.
         mean: normalisation of the channels.
         std: normalisation of the channels.
@@ -75,15 +75,24 @@ class ImageTextDataModule(pl.LightningDataModule):
         self._extraction: Loader | None = None
 
     def train_dataloader(self) -> Loader:
-        """Whole batches of an episode in random order; the sampler goes from episode to episode by itself."""
-        sampler = EpisodeSampler(self.plan, purpose="train", batch_size=self.batch_size, episode=self._next_episode)
-        return self._loader(self.dataset, sampler=sampler, batch_size=self.batch_size)
+        """This process' part of whole batches in random order; the sampler goes from episode to episode by itself."""
+        rank, world = self._place
+        sampler = EpisodeSampler(
+            self.plan,
+            purpose="train",
+            batch_size=self.batch_size,
+            episode=self._next_episode,
+            rank=rank,
+            world=world,
+        )
+        return self._loader(self.dataset, sampler=sampler, batch_size=local_batch_size(self.batch_size, world))
 
     def extraction_dataloader(self, episode: int) -> Loader:
-        """All pairs of an episode by position, under another draw of the training augmentation."""
+        """This process' pairs of an episode by position, under another draw of the training augmentation."""
         if self._extraction is None:
+            rank, world = self._place
             batch_size = min(self.evaluation_batch_size, self.plan.size)
-            sampler = EpisodeSampler(self.plan, purpose="extract", batch_size=batch_size)
+            sampler = EpisodeSampler(self.plan, purpose="extract", batch_size=batch_size, rank=rank, world=world)
             self._extraction = self._loader(self.dataset, sampler=sampler, batch_size=batch_size)
         assert isinstance(self._extraction.sampler, EpisodeSampler)
         self._extraction.sampler.set_epoch(episode)
@@ -102,9 +111,20 @@ class ImageTextDataModule(pl.LightningDataModule):
         return self.test_dataloader()
 
     def evaluation_dataloader(self, pictures: Pictures) -> Loader:
-        """All pictures of a set, with their captions or labels."""
+        """Pictures of a set with their captions or labels: of all its batches every ``world``-th, an empty one if none.
+
+        Batches are whole, so that their losses are those of one process.
+        """
         dataset = EvaluationDataset(pictures, transform=self.evaluation_transform, tokenize=self.tokenize)
-        return self._loader(dataset, batch_size=self.evaluation_batch_size, collate_fn=collate_evaluation)
+        batches = [*BatchSampler(range(len(dataset)), self.evaluation_batch_size, drop_last=False)]
+        rank, world = self._place
+        share = batches[rank::world] or [[]]  # Lightning skips a loader of no batch, and all hooks with it
+        return self._loader(dataset, batch_sampler=share, collate_fn=collate_evaluation)
+
+    @property
+    def _place(self) -> tuple[int, int]:
+        """Rank and number of the trainer's processes; without a trainer everything is this process'."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _loader(self, dataset: Any, **options: Any) -> Loader:
         return DataLoader(dataset, num_workers=self.num_workers, persistent_workers=self.num_workers > 0, **options)

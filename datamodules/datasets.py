@@ -94,6 +94,8 @@ def collate_evaluation(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
         ``image``, ``label`` and ``index`` by picture; where there are captions, ``text`` [captions, length], ``owner``
         (each caption's picture index) and ``first_caption`` (row of each picture's first caption).
     """
+    if not samples:  # of a process that a small set has no batch for
+        return {}
     texts = [sample.pop("text") for sample in samples if "text" in sample]
     batch: dict[str, Tensor] = default_collate(samples)
     if texts:

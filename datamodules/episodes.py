@@ -104,37 +104,63 @@ class EpisodeSampler(Sampler[SampleKey]):
     Args:
         plan: the episodes.
         purpose: ``train`` in random order, whole batches only, or ``extract`` all of them by position.
-        batch_size: pairs of a batch.
+        batch_size: pairs of a batch, over all processes in training.
         episode: the first episode.
+        rank: this process; it has a contiguous part of every training batch, and of the positions to extract.
+        world: number of processes.
 
     Raises:
-        ValueError: a batch larger than the episode.
+        ValueError: a batch larger than the episode, or one that does not divide by the processes.
     """
 
-    def __init__(self, plan: EpisodePlan, *, purpose: str, batch_size: int, episode: int = 0) -> None:
+    def __init__(
+        self, plan: EpisodePlan, *, purpose: str, batch_size: int, episode: int = 0, rank: int = 0, world: int = 1
+    ) -> None:
         if not 1 <= batch_size <= plan.size:
             raise ValueError(
                 f"a batch of {batch_size} from an episode of {plan.size}: set batch_size between 1 and episode.size"
             )
+        if purpose == "train":
+            local_batch_size(batch_size, world)
         self.plan = plan
         self.purpose = purpose
         self.episode = episode
-        self._length = plan.size // batch_size * batch_size if purpose == "train" else plan.size
+        self.batch_size = batch_size
+        self.rank = rank
+        self.world = world
 
     def set_epoch(self, epoch: int) -> None:
         """Go to an episode; takes effect at the next iteration."""
         self.episode = epoch
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._positions(self.episode))
 
     def __iter__(self) -> Iterator[SampleKey]:
         episode = self.episode
         block = self.plan.block(episode)
         indices = self.plan.indices(block)
-        positions = self.plan.order(episode) if self.purpose == "train" else np.arange(self.plan.size)
-        for position in positions[: self._length].tolist():
+        for position in self._positions(episode).tolist():
             yield SampleKey(int(indices[position]), position, episode, block, self.purpose)
+
+    def _positions(self, episode: int) -> np.ndarray:
+        """Positions of this process in their order."""
+        if self.purpose == "extract":
+            return np.array_split(np.arange(self.plan.size), self.world)[self.rank]
+        whole = self.plan.size // self.batch_size * self.batch_size
+        shares = self.plan.order(episode)[:whole].reshape(-1, self.world, local_batch_size(self.batch_size, self.world))
+        return shares[:, self.rank].reshape(-1)
+
+
+def local_batch_size(batch_size: int, world: int) -> int:
+    """Pairs of one process in a batch.
+
+    Raises:
+        ValueError: the batch does not divide by the processes.
+    """
+    if batch_size % world:
+        raise ValueError(f"a batch of {batch_size} pairs on {world} processes: set batch_size to a multiple of {world}")
+    return batch_size // world
 
 
 def episode_count(plan_size: int, corpus_size: int, *, episodes: int | None = None, epochs: float | None = None) -> int:

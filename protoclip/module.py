@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from protoclip.clock import PhaseClock
+from protoclip.distributed import broadcast_buffers, mean_figures, total
 from protoclip.evaluation import feature_std, modality_gap
 from protoclip.phases import Phase, check_phases, term_weights
 from protoclip.prototypes import PrototypeBank
@@ -78,6 +79,7 @@ class ImageTextPretraining(pl.LightningModule):
         self.weight_decay = weight_decay
         self.seed = seed
         self.clock = PhaseClock()
+        self._validation_sums = torch.zeros(0, 2)
         self._check_names(terms, heads or {})
         self.required = tuple(dict.fromkeys(key for term in terms.values() for key in term.required))
         self.heads = self._build_heads(heads or {})
@@ -145,8 +147,8 @@ class ImageTextPretraining(pl.LightningModule):
         with torch.autocast(self.device.type, enabled=False):
             loss, figures = self._loss(self._inputs(features, batch), self.active_weights(episode))
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            figures |= self._representation_figures(features)
-        self.log("train/loss", loss, prog_bar=True)
+            figures = mean_figures(figures | self._representation_figures(features), self.device)
+        self.log("train/loss", figures.pop("loss"), prog_bar=True)
         self.log_dict({f"train/{name}": value for name, value in figures.items()})
         return loss
 
@@ -162,7 +164,8 @@ class ImageTextPretraining(pl.LightningModule):
             else:
                 losses.append(_untrained(term, inputs))
         figures |= {f"logit_scale/{name}": scale.detach() for name, scale in inputs.logit_scales.items()}
-        return torch.stack(losses).sum(), figures
+        loss = torch.stack(losses).sum()
+        return loss, figures | {"loss": loss.detach()}
 
     def _inputs(self, features: Features, batch: Batch) -> StepInputs:
         return StepInputs(
@@ -171,6 +174,7 @@ class ImageTextPretraining(pl.LightningModule):
             banks={name: bank for name, bank in self.banks.items() if isinstance(bank, PrototypeBank)},
             positions=batch["position"],
             block=int(batch["block"][0]),
+            gathers=True,
         )
 
     def _representation_figures(self, features: Features) -> dict[str, float]:
@@ -180,7 +184,10 @@ class ImageTextPretraining(pl.LightningModule):
         return figures | {"modality_gap": modality_gap(unit["image"], unit["text"])} if len(unit) == 2 else figures
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, dict[str, Tensor]]:
-        """Encode a batch of evaluation pictures, with the validation loss where they have captions."""
+        """Encode a batch of evaluation pictures, with the validation loss where they have captions.
+
+        Nothing is gathered, and the loss is logged at the end: processes may have different numbers of batches.
+        """
         outputs = self.test_step(batch, batch_idx, dataloader_idx)
         if "text" in outputs:
             first = batch["first_caption"]
@@ -196,13 +203,13 @@ class ImageTextPretraining(pl.LightningModule):
                 loss = torch.stack(
                     [weight * self._term(name)(inputs)["loss"] for name, weight in weights.items()]
                 ).sum()
-            name = "validation/loss" + (f"_{dataloader_idx}" if dataloader_idx else "")
-            self.log(name, loss, batch_size=len(first), add_dataloader_idx=False)
+            sums = self._validation_sums[dataloader_idx]
+            sums += sums.new_tensor([float(loss) * len(first), len(first)])
         return outputs
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, dict[str, Tensor]]:
         """Outputs of the towers and heads for a batch of evaluation pictures, in full precision."""
-        inputs = {"image": batch["image"]} | ({"text": batch["text"]} if "text" in batch else {})
+        inputs = {tower: batch[tower] for tower in ("image", "text") if tower in batch}
         return {
             tower: {name: _full_precision(value) for name, value in self.encode(tower, value).items()}
             for tower, value in inputs.items()
@@ -234,6 +241,25 @@ class ImageTextPretraining(pl.LightningModule):
                 f"the checkpoint is of another model (terms {trained or 'unknown'}; here {here}; "
                 f"{differing[0]} differs): give the options that it was trained with, such as method and towers"
             )
+
+    def on_validation_start(self) -> None:
+        """Start from rank 0's buffers, with a sum of losses and a count of pictures for each set."""
+        broadcast_buffers(self)
+        self._validation_sums = torch.zeros(len(self.trainer.num_val_batches), 2, dtype=torch.float64)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation loss of each set with captions, over all processes."""
+        for place, (loss, count) in enumerate(total(self._validation_sums, self.device).tolist()):
+            if count:
+                self.log("validation/loss" + (f"_{place}" if place else ""), loss / count)
+
+    def on_test_start(self) -> None:
+        """Start from rank 0's buffers."""
+        broadcast_buffers(self)
+
+    def on_train_epoch_end(self) -> None:
+        """Give every process the buffers that are in the checkpoint."""
+        broadcast_buffers(self)  # DDP leaves running statistics to each process; a resumed run has rank 0's everywhere
 
     def on_train_epoch_start(self) -> None:
         """Make whatever is random in a step a function of (seed, episode), so that resume has nothing to restore."""

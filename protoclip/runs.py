@@ -33,6 +33,8 @@ UNHASHED = (
     "callbacks.progress",
     "trainer.accelerator",
     "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
     "trainer.enable_progress_bar",
     "trainer.log_every_n_steps",
     "trainer.plugins",

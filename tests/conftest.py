@@ -1,13 +1,15 @@
 """What the tests share: configs of a model that trains in milliseconds, and runs of it."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
+
+from tests.gloo import Pool
 
 Compose = Callable[..., DictConfig]
 
@@ -50,6 +52,14 @@ def compose_tiny(tmp_path: Path) -> Compose:
             return compose("config", overrides=list(words))
 
     return composed
+
+
+@pytest.fixture(scope="session")
+def pool() -> Iterator[Pool]:
+    """Two processes for functions that communicate; they take seconds to start and serve all tests."""
+    processes = Pool()
+    yield processes
+    processes.close()
 
 
 @pytest.fixture(scope="session")

@@ -66,7 +66,7 @@ def test_every_yaml_composes_and_instantiates(
         pytest.skip("PROTOCLIP_DATA is not set: the real data are absent")
     monkeypatch.setenv("PROTOCLIP_CACHE", str(tmp_path / "cache"))
     words = words_of(option, shard if option == "data/shards" else manifest)
-    if option == "trainer/gpu" and not torch.cuda.is_available():
+    if option in {"trainer/gpu", "trainer/ddp"} and not torch.cuda.is_available():
         words.append("trainer.accelerator=cpu")  # Lightning refuses a GPU that is not there
     with initialize_config_module("conf", version_base="1.3"):
         config = compose("config", overrides=[*words, f"runs={tmp_path}"])

@@ -1,5 +1,7 @@
 """From a composed config to a module, a datamodule and a trainer."""
 
+import atexit
+import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -7,16 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from datamodules.datamodule import ImageTextDataModule
-from datamodules.episodes import episode_count
+from datamodules.episodes import episode_count, local_batch_size
 from datamodules.sources import Pictures
 from protoclip.cli.explain import explain
 from protoclip.cli.translate import origin, place, translate
+from protoclip.distributed import leave
 from protoclip.instantiate import SettingsError, check, instantiate
 from protoclip.module import ImageTextPretraining
 from protoclip.ranges import PositiveFloat, PositiveInt
@@ -123,6 +128,21 @@ def trainer_mistakes() -> Iterator[None]:
         yield
     except (ImportError, MisconfigurationException, TypeError, ValueError) as error:
         raise ValueError(f"trainer: {' '.join(str(error).split())}") from error
+
+
+def prepare_processes(trainer: pl.Trainer, datamodule: ImageTextDataModule) -> None:
+    """Check what several processes need, before there are any, and see that none outlives this one.
+
+    Raises:
+        ValueError: a batch that does not divide by the devices, or a sweep of several devices.
+    """
+    local_batch_size(datamodule.batch_size, trainer.world_size)
+    if trainer.world_size > 1:
+        if HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
+            raise ValueError("a sweep runs one process per job: set trainer.devices=1, or start each job by torchrun")
+        assert trainer.strategy.launcher is not None
+        atexit.register(leave)
+        atexit.register(trainer.strategy.launcher.kill, signal.SIGKILL)  # after a fault they may wait for this process
 
 
 def on_this_machine(settings: dict[str, Any]) -> dict[str, Any]:

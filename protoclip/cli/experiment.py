@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback
 from rich.console import Console
@@ -18,7 +19,16 @@ from rich.console import Console
 from callbacks.evaluation import Evaluation, TaskResult
 from callbacks.phase_timer import PhaseTimer, relative_epoch, total_seconds
 from datamodules.datamodule import ImageTextDataModule
-from protoclip.cli.build import build_datamodule, build_module, build_trainer, check_settings, check_views, find_run
+from protoclip.cli.build import (
+    build_datamodule,
+    build_module,
+    build_trainer,
+    check_settings,
+    check_views,
+    find_run,
+    prepare_processes,
+)
+from protoclip.distributed import on_rank_zero
 from protoclip.module import ImageTextPretraining
 from protoclip.reports.rows import Row
 from protoclip.reports.screen import print_rows
@@ -32,10 +42,16 @@ NOISE = (
     r".*Experiment logs directory .* exists and is not empty.*",
     r".*Checkpoint directory .* exists and is not empty.*",
     r".*does not have many workers.*",
+    r".*when logging on epoch level in distributed setting.*",
     r".*is smaller than the logging interval.*",
     r".*LightningCLI's args parameter is intended to run from within Python.*",
 )
 """Warnings of the libraries about what is as it should be here."""
+
+
+def screen() -> Console:
+    """Where the first process prints, and no other."""
+    return Console(quiet=getattr(rank_zero_only, "rank", 0) != 0)
 
 
 def quiet() -> None:
@@ -66,11 +82,12 @@ class Experiment:
     trainer: pl.Trainer
     settings: Mapping[str, Any]
     config: str | None = None
-    console: Console = field(default_factory=Console)
+    console: Console = field(default_factory=screen)
     _trained: bool = False
 
     def __post_init__(self) -> None:
         check_views(self.module, self.datamodule)
+        prepare_processes(self.trainer, self.datamodule)
         try:
             self.module.optimizer_factory([{"params": [torch.nn.Parameter(torch.zeros(()))]}])
         except (TypeError, ValueError) as error:  # torch's own, before anything is written
@@ -84,7 +101,7 @@ class Experiment:
         files = {"lightning.yaml": OmegaConf.to_yaml(OmegaConf.create(dict(self.settings)))}
         if self.config is not None:
             files["config.yaml"] = self.config
-        self.run.describe(
+        rank_zero_only(self.run.describe)(
             files,
             manifest=self.datamodule.train.fingerprint,
             seed=self.settings["seed_everything"],
@@ -106,11 +123,10 @@ class Experiment:
         """
         path = self._ckpt(ckpt)
         self.trainer.test(self.module, datamodule=self.datamodule, ckpt_path=path, weights_only=True, verbose=False)
-        rows = self._rows()
-        self.run.write_rows(rows)
-        print_rows(rows, self.console)
+        on_rank_zero(lambda: self.run.write_rows(self._rows()))
+        print_rows(self.run.rows, self.console)
         if len(self._callback(PhaseTimer).episodes) == self.trainer.max_epochs and ckpt is None:
-            self.run.finish()
+            on_rank_zero(self.run.finish)
 
     def predict(self, ckpt: Path | None = None) -> None:
         """Write the features of the test sets to ``features/<set>.npz``.
@@ -182,7 +198,7 @@ class Experiment:
 
 def run_experiment(config: DictConfig, *, console: Console | None = None) -> Run:
     """Train, test and write the rows of one config; resume an unfinished run, skip a finished one."""
-    console = console or Console()
+    console = console or screen()
     quiet()
     if config.ckpt is not None:
         raise ValueError("ckpt is for protoclip validate, test and predict: leave it out to train")

@@ -33,8 +33,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0, or 2 after a mistake that the user can mend, told in one line.
     """
-    words = sys.argv[1:] if argv is None else list(argv)
-    return exit_code(lambda: _run(words))
+    program = sys.argv
+    if argv is not None:  # Lightning runs this line again in each process that it starts
+        sys.argv = [str(Path(sys.executable).with_name("protoclip")), *argv]
+    try:
+        return exit_code(lambda: _run(sys.argv[1:]))
+    finally:
+        sys.argv = program
 
 
 def _run(words: Sequence[str]) -> None:

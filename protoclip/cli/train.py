@@ -32,8 +32,8 @@ def train(argv: Sequence[str] | None = None) -> int:
 
     os.environ["HYDRA_FULL_ERROR"] = "1"
     words = sys.argv
-    if argv is not None:
-        sys.argv = [str(Path(sys.executable).with_name("protoclip-train")), *argv]  # what Lightning starts again
+    if argv is not None:  # Lightning runs this line again in each process that it starts
+        sys.argv = [str(Path(sys.executable).with_name("protoclip-train")), *argv]
     try:
         return max([exit_code(job), *outcomes])
     finally:

@@ -35,6 +35,8 @@ class StepInputs:
     """Place of each pair in its episode [batch]."""
     block: int
     """Block of episodes that share their pairs and prototypes."""
+    gathers: bool = False
+    """Whether every process is in this step with as many rows of one batch, so that terms may gather."""
 
 
 class Term(nn.Module, ABC):

@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from protoclip.distributed import all_gather, local_rows
 from protoclip.losses import clip_loss
 from protoclip.ranges import Share
 from protoclip.terms.base import FeatureKey, StepInputs, Term
@@ -53,13 +54,18 @@ class ImageText(Term):
         return (self.temperature,)
 
     def forward(self, inputs: StepInputs) -> dict[str, Tensor]:  # noqa: D102
+        features, rows = inputs.features, None
+        if inputs.gathers:  # each feature once, and in an order that all processes share
+            rows = local_rows(len(inputs.positions))
+            features = {key: all_gather(features[key]) for key in dict.fromkeys(self.required)}
         losses = [
             clip_loss(
-                inputs.features[image],
-                inputs.features[text],
+                features[image],
+                features[text],
                 inputs.logit_scales[self.temperature],
                 label_smoothing=self.label_smoothing,
                 smoothing=self.smoothing,
+                rows=rows,
             )
             for image, text in self.pairs
         ]

@@ -65,6 +65,7 @@ class Prototype(Term):
         bank = inputs.banks[self.bank]
         results = {}
         losses = []
+        # Nothing to gather: prototypes are constants and every process has them all, so rows do not meet each other.
         for modality, key in self.keys.items():
             labels = bank.labels(modality, inputs.positions, inputs.block)
             side = bank.side(modality)

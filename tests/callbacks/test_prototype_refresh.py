@@ -1,6 +1,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import pytorch_lightning as pl
@@ -9,11 +10,13 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from callbacks.prototype_refresh import PrototypeRefresh
 from datamodules.datamodule import ImageTextDataModule
 from datamodules.episodes import SampleKey
 from protoclip.module import ImageTextPretraining
 from protoclip.prototypes import Clusters, kmeans
 from protoclip.seeds import derive_seed
+from tests.gloo import Pool
 from tests.tiny import Built, build, tiny_config
 
 MODALITIES = ("image", "text")
@@ -236,3 +239,25 @@ def test_extraction_comes_in_batches(tmp_path: Path) -> None:
     assert len(seen.forwards) == 3
     labels = clustered(seen, 0)["text"].labels
     assert (seen.bank["image.labels"] == labels).float().mean() > 0.9  # batches of another size round otherwise
+
+
+def shared_refresh(runs: Path) -> tuple[int, dict[str, Tensor]]:
+    """How often this process clusters, and its bank."""
+    words = ("trainer=ddp_sim", "run.episodes=1", "prototype.warmup_episodes=0")
+    built = build(tiny_config(runs, "protoclip", *words))
+    refresh = next(callback for callback in built.callbacks if isinstance(callback, PrototypeRefresh))
+    cluster = Mock(wraps=refresh.cluster)
+    refresh.cluster = cluster
+    before = Before()
+    built.callbacks.insert(0, before)
+    built.fit(After(before))
+    (seen,) = before.episodes
+    assert seen.forwards == [(False, False)]
+    return cluster.call_count, seen.bank
+
+
+def test_several_processes_extract_and_one_clusters(pool: Pool, tmp_path: Path) -> None:
+    (first, bank), (second, copy) = pool(shared_refresh, tmp_path)
+    assert (first, second) == (2, 0)
+    assert bool((bank["image.labels"] >= 0).all())
+    assert all(torch.equal(value, copy[name]) for name, value in bank.items())

@@ -2,6 +2,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import pytorch_lightning as pl
@@ -147,6 +148,23 @@ def test_evaluation_sets_come_whole_and_in_order() -> None:
     source, view = datamodule.validation["more"], evaluation_transform(16)
     assert torch.equal(column(list(more), "image"), torch.stack([view(source.image(index)) for index in range(7)]))
     assert column(list(more), "label").tolist() == [source.label(index) for index in range(7)]
+
+
+def test_processes_share_the_batches_of_evaluation_sets() -> None:
+    """Whole batches by turns, each picture once; an empty batch where there is none left."""
+    shares = []
+    for rank in (0, 1):
+        datamodule = scenes()
+        datamodule.trainer = Mock(global_rank=rank, world_size=2)
+        datamodule.evaluation_batch_size = 3
+        shares.append(
+            [
+                [batch.get("index", torch.empty(0)).tolist() for batch in loader]
+                for loader in datamodule.val_dataloader()
+            ]
+        )
+    assert shares[0] == [[[0, 1, 2]], [[0, 1, 2]], [[0, 1, 2], [6]]]
+    assert shares[1] == [[[3, 4]], [[]], [[3, 4, 5]]]
 
 
 def test_a_batch_larger_than_the_episode_is_refused() -> None:

@@ -204,6 +204,7 @@ def test_owners_count_through_the_batches_of_a_set() -> None:
 
 def test_labelled_pictures_have_no_captions() -> None:
     samples = evaluate(Objects(Photos([1, 1])))
+    assert collate_evaluation([]) == {}
     batch = collate_evaluation([samples[0], samples[1]])
     assert set(batch) == {"index", "label", "image"}
     assert batch["label"].tolist() == [-1, -1]

@@ -122,6 +122,32 @@ def test_training_drops_what_does_not_fill_a_batch() -> None:
     assert len(sampler(plan, batch_size=10)) == 30
 
 
+@pytest.mark.parametrize("world", [2, 4])
+def test_processes_share_every_batch(world: int) -> None:
+    """Their union is the batch of one process, draws included, and each has a contiguous part."""
+    plan = EpisodePlan(100, 30)
+    whole = list(sampler(plan, batch_size=8, episode=3))
+    ranks = [EpisodeSampler(plan, purpose="train", batch_size=8, episode=3, rank=r, world=world) for r in range(world)]
+    local = 8 // world
+    shares = [list(rank) for rank in ranks]
+    assert [len(rank) for rank in ranks] == [len(share) for share in shares] == [24 // world] * world
+    for step in range(3):
+        batch = [key for share in shares for key in share[step * local : (step + 1) * local]]
+        assert batch == whole[step * 8 : (step + 1) * 8]
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_processes_share_the_extraction_in_order(world: int) -> None:
+    plan = EpisodePlan(100, 30)
+    ranks = [
+        EpisodeSampler(plan, purpose="extract", batch_size=7, episode=3, rank=r, world=world) for r in range(world)
+    ]
+    shares = [list(rank) for rank in ranks]
+    assert [key for share in shares for key in share] == list(sampler(plan, "extract", episode=3))
+    assert [len(rank) for rank in ranks] == [len(share) for share in shares]
+    assert min(map(len, shares)) >= max(map(len, shares)) - 1
+
+
 def test_set_epoch_leaves_a_running_iteration_alone() -> None:
     train = sampler(EpisodePlan(100, 8))
     iterator = iter(train)
@@ -149,6 +175,9 @@ MISTAKES: dict[str, Callable[[], object]] = {
     "episode.draw": lambda: EpisodePlan(10, 5, draw="sorted"),
     "episode.replacement=true": lambda: EpisodePlan(10, 11),
     "episode.replacement=false": lambda: EpisodePlan(10, 5, replacement=True, draw="partition"),
+    "batch_size to a multiple of 3": lambda: EpisodeSampler(
+        EpisodePlan(10, 10), purpose="train", batch_size=8, world=3
+    ),
     "batch_size": lambda: sampler(EpisodePlan(10, 5), batch_size=6),
     "run.episodes or run.epochs": lambda: episode_count(10, 10),
     "run.episodes": lambda: episode_count(10, 10, episodes=1, epochs=1),

@@ -90,6 +90,13 @@ def test_a_sweep_makes_a_directory_for_each_job(tmp_path: Path) -> None:
     assert len(list((tmp_path / "clip-scenes").iterdir())) == 2
 
 
+def test_a_sweep_of_several_devices_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(["-m", *words(tmp_path, "trainer=ddp_sim", "seed=0,1")]) == 2
+    error = capsys.readouterr().err
+    assert "start each job by torchrun" in error
+    assert error.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("word", "told"),
     [
@@ -100,7 +107,7 @@ def test_a_sweep_makes_a_directory_for_each_job(tmp_path: Path) -> None:
         ("+phases.prototype_warmup.weights.image_text=0", "phases.prototype_warmup.first_episodes=0"),
         ("views.text_views=[caption]", "text view 'text'"),
         ("run.epochs=2", "either run.episodes or run.epochs"),
-        ("trainer.devices=2", "trainer.devices=1"),
+        ("trainer.devices=3", "set batch_size to a multiple of 3"),
         ("method=clipp", "clipp"),
     ],
 )

@@ -1,0 +1,204 @@
+"""Two processes compute what one does: gradients, episodes, evaluation and resume, in float64 under the real DDP.
+
+The models have no batch statistics, which need SyncBatchNorm and so a GPU, except where a test says so.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from callbacks.evaluation import Evaluation, TaskResult
+from datamodules.scenes import SceneObjects, ScenePairs
+from protoclip.distributed import local_rows, world_size
+from protoclip.evaluation.tasks import KNN, Retrieval, ZeroShot
+from tests.gloo import Pool
+from tests.tiny import Built, build, tiny_config
+
+VIT = (
+    "towers=small_vit",
+    "+towers.vision_cfg={width:16,layers:1,head_width:8,patch_size:16}",
+    "trainer.precision=64-true",
+    "trainer.log_every_n_steps=1",
+    "run.episodes=3",
+)
+LAYER_NORM = {"clip": (), "protoclip": ("heads.prototype.norm=layer",)}
+PROTOTYPES_ALONE = ("prototype.warmup_episodes=0", "terms.image_text.weight=0.0")
+
+
+@dataclass
+class Seen(Callback):
+    """What every step left behind, in this process."""
+
+    stop_after: int | None = None
+    losses: list[float] = field(default_factory=list)
+    logged: list[float] = field(default_factory=list)
+    positions: list[list[int]] = field(default_factory=list)
+    gradients: dict[str, Tensor] = field(default_factory=dict)
+    """Of the first step."""
+    state: dict[str, Tensor] = field(default_factory=dict)
+    """Of the module at the end."""
+
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(trainer.strategy.model, DistributedDataParallel) == (world_size() > 1)
+        if not self.gradients:
+            named = pl_module.named_parameters()
+            self.gradients = {name: p.grad.clone() for name, p in named if p.grad is not None}
+            assert len(self.gradients) == len(list(pl_module.parameters()))
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Mapping[str, Tensor], _: int
+    ) -> None:
+        self.losses.append(float(outputs["loss"]))
+        self.logged.append(float(trainer.callback_metrics["train/loss"]))
+        self.positions.append(batch["position"].tolist())
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.should_stop |= trainer.current_epoch + 1 == self.stop_after
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.state = {name: value.clone() for name, value in pl_module.state_dict().items()}
+
+
+def built(runs: Path, method: str, *words: str) -> Built:
+    """Of as many processes as there are."""
+    return build(tiny_config(runs, method, f"trainer={'ddp_sim' if world_size() > 1 else 'default'}", *words))
+
+
+def trained(runs: Path, method: str, *words: str) -> Seen:
+    seen = Seen()
+    built(runs, method, *VIT, *LAYER_NORM[method], *words).fit(seen)
+    return seen
+
+
+# Gradients -----------------------------------------------------------------------------------------------------------
+TERMS = {"image_text": (), "prototype": PROTOTYPES_ALONE}
+
+
+def gradients(runs: Path, term: str) -> dict[str, Tensor]:
+    return trained(runs, "protoclip", *TERMS[term], "+trainer.max_steps=1").gradients
+
+
+def without_gradient(local: Tensor) -> Tensor:
+    """The mistake: other processes' rows are constants."""
+    rows: list[Tensor] = [torch.empty_like(local) for _ in range(world_size())]
+    torch.distributed.all_gather(rows, local.detach())
+    everyone = torch.cat(rows)
+    everyone[local_rows(len(local))] = local
+    return everyone
+
+
+def wrong_gradients(runs: Path) -> dict[str, Tensor]:
+    with patch("protoclip.terms.image_text.all_gather", without_gradient):
+        return gradients(runs, "image_text")
+
+
+def assert_same_gradients(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        error = float((found[name] - gradient).norm())
+        assert error <= 1e-6 * float(gradient.norm()) + 1e-15, name  # some are zero: a bias that only softmax sees
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_gradients_of_every_parameter(pool: Pool, tmp_path: Path, term: str) -> None:
+    expected = gradients(tmp_path / "one", term)
+    trains = {name.split(".")[1] for name, value in expected.items() if name.startswith("temp") and bool(value != 0)}
+    assert trains == {"clip" if term == "image_text" else "prototype"}
+    for found in pool(gradients, tmp_path / "two", term):
+        assert_same_gradients(found, expected)
+
+
+def test_a_gather_without_gradient_is_found(pool: Pool, tmp_path: Path) -> None:
+    expected = gradients(tmp_path / "one", "image_text")
+    found, _ = pool(wrong_gradients, tmp_path / "two")
+    with pytest.raises(AssertionError):
+        assert_same_gradients(found, expected)
+
+
+# Episodes ------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("method", ["clip", "protoclip"])
+def test_three_episodes_follow_one_process(pool: Pool, tmp_path: Path, method: str) -> None:
+    one = trained(tmp_path / "one", method)
+    first, second = pool(trained, tmp_path / "two", method)
+    batches = [left + right for left, right in zip(first.positions, second.positions, strict=True)]
+    assert batches == one.positions
+    assert len(one.losses) == 12
+    means = [sum(pair) / 2 for pair in zip(first.losses, second.losses, strict=True)]
+    assert means == pytest.approx(one.losses, rel=1e-9)
+    assert first.losses != pytest.approx(second.losses, rel=1e-3)
+    assert first.logged == second.logged == pytest.approx(one.losses, rel=1e-6)
+    for name, value in one.state.items():
+        assert torch.equal(first.state[name], second.state[name]), name
+        torch.testing.assert_close(first.state[name], value, rtol=1e-6, atol=1e-9, msg=name)
+    assert (method == "protoclip") == ("banks.prototype.image.labels" in first.state)
+
+
+# Evaluation ----------------------------------------------------------------------------------------------------------
+def evaluated(runs: Path) -> tuple[dict[str, float], dict[str, TaskResult], dict[str, int]]:
+    """Metrics of validation and test, on sets of 3, 1 and 2 batches."""
+    run = built(runs, "protoclip", *VIT, *LAYER_NORM["protoclip"], "run.episodes=1")
+    pairs, few = (ScenePairs("val", size, image_size=32) for size in (37, 7))
+    objects = SceneObjects("test", 20, image_size=32)
+    run.datamodule.validation = {"pairs": pairs, "few": few, "objects": objects}
+    run.datamodule.test = {"few": few}
+    run.datamodule.evaluation_batch_size = 16
+    evaluation = next(callback for callback in run.callbacks if isinstance(callback, Evaluation))
+    evaluation.tasks["validation"] = {
+        "pairs": Retrieval("pairs"),
+        "few": Retrieval("few"),
+        "zero_shot": ZeroShot("objects"),
+        "knn": KNN("objects", "pairs", k=3),
+    }
+    evaluation.tasks["test"] = {"few": Retrieval("few")}
+    run.fit()
+    metrics = {
+        name: float(value) for name, value in run.trainer.callback_metrics.items() if name.startswith("validation/")
+    }
+    sizes = {name: len(found.labels) for name, found in evaluation.extracted.items()}
+    run.trainer.test(run.module, datamodule=run.datamodule, verbose=False)
+    return metrics, evaluation.results, sizes
+
+
+def test_evaluation_is_that_of_one_process(pool: Pool, tmp_path: Path) -> None:
+    """Rank 1 has no batch of the smallest set, in test none at all."""
+    metrics, results, sizes = evaluated(tmp_path / "one")
+    assert sizes == {"pairs": 37, "few": 7, "objects": 20}
+    assert {"validation/loss", "validation/loss_1", "validation/zero_shot/top1"} <= metrics.keys()
+    assert "validation/loss_2" not in metrics
+    first, second = pool(evaluated, tmp_path / "two")
+    assert first[0] == second[0] == pytest.approx(metrics, rel=1e-6)
+    assert first[1] == second[1]
+    assert first[1]["few"].metrics == pytest.approx(results["few"].metrics, rel=1e-6)
+    assert first[1]["few"].counts == results["few"].counts
+    assert (first[2], second[2]) == (sizes, {})
+
+
+# Resume --------------------------------------------------------------------------------------------------------------
+def resumed(runs: Path, stop_after: int | None) -> Seen:
+    """A run that goes on where its last checkpoint stands; each process has running statistics of its own."""
+    run, seen = built(runs, "protoclip", "run.episodes=3", "trainer.log_every_n_steps=1"), Seen(stop_after)
+    last = run.checkpoints / "last.ckpt"
+    run.fit(seen, resume=last if last.exists() else None)
+    return seen
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(pool: Pool, tmp_path: Path) -> None:
+    whole = pool(resumed, tmp_path / "whole", None)
+    before = pool(resumed, tmp_path / "stopped", 2)
+    after = pool(resumed, tmp_path / "stopped", None)
+    for rank in (0, 1):
+        assert before[rank].positions + after[rank].positions == whole[rank].positions
+        assert before[rank].losses + after[rank].losses == whole[rank].losses
+        assert len(before[rank].losses) == 8
+        for name, value in whole[0].state.items():
+            assert torch.equal(after[rank].state[name], value), name
+    assert any(name.endswith("running_var") for name in whole[0].state)
