@@ -10,6 +10,13 @@ Picture: TypeAlias = Image.Image | Tensor
 """An RGB PIL image, or a uint8 tensor [3, height, width]: torchvision's v2 transforms take both."""
 
 
+class UnreadableSample(ValueError):  # noqa: N818 - it is about the sample
+    """A sample that cannot be used: what ``image`` and ``captions`` of a source raise, in one line with the mend.
+
+    Training replaces it by another (``datamodules.datasets``); in an evaluation set it is an error.
+    """
+
+
 class Pictures(Protocol):
     """A finite collection of pictures."""
 
@@ -21,7 +28,11 @@ class Pictures(Protocol):
     def __len__(self) -> int: ...
 
     def image(self, index: int) -> Picture:
-        """The picture of a sample."""
+        """The picture of a sample.
+
+        Raises:
+            UnreadableSample: it is missing or broken.
+        """
         ...
 
     def label(self, index: int) -> int:
@@ -33,7 +44,11 @@ class PairSource(Pictures, Protocol):
     """Pictures with one or more captions each."""
 
     def captions(self, index: int) -> Sequence[str]:
-        """All captions of a sample, at least one."""
+        """All captions of a sample, at least one.
+
+        Raises:
+            UnreadableSample: it has none that is text.
+        """
         ...
 
 
