@@ -1,9 +1,9 @@
 """A training step under Lightning, with logging, callbacks and clipping, beside a bare loop around open_clip's model.
 
 The peer is ``open_clip.create_model`` of the same config with ``open_clip.ClipLoss``, the same optimizer and schedule,
-the same clipping and the same memory format (channels last for pictures). Batches lie in memory. The loop of the Trainer
-asks for a batch when it is done with the last one: that is where the two take turns, so many steps at a time as lie
-between two loggings.
+the same clipping and the same memory format (channels last for pictures). Batches lie in memory. The loop of the
+Trainer asks for a batch when it is done with the last one: that is where the two take turns, so many steps at a time as
+lie between two loggings.
 """
 
 import math
