@@ -4,11 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader
 
 from datamodules.datasets import EpisodeDataset, EvaluationDataset, collate_evaluation
 from datamodules.episodes import EpisodePlan, EpisodeSampler, local_batch_size
+from datamodules.faults import FaultCounter
 from datamodules.sources import PairSource, Pictures
 from datamodules.views import MEAN, STD, PictureTransform, evaluation_transform
 from protoclip.ranges import NonNegativeInt, PositiveInt
@@ -34,6 +36,7 @@ class ImageTextDataModule(pl.LightningDataModule):
         evaluation_batch_size: pictures of a batch without gradient.
         num_workers: loader processes.
         seed: of episodes, captions and augmentations.
+        max_faults: largest share of an episode's samples that may be replaced because they cannot be read.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class ImageTextDataModule(pl.LightningDataModule):
         evaluation_batch_size: PositiveInt = 256,
         num_workers: NonNegativeInt = 0,
         seed: int = 0,
+        max_faults: float = 0.1,
     ) -> None:
         super().__init__()
         self.train = train
@@ -71,6 +75,7 @@ class ImageTextDataModule(pl.LightningDataModule):
             tokenize=tokenize,
             seed=seed,
         )
+        self._faults = FaultCounter(train, max_faults)
         self._next_episode = 0
         self._extraction: Loader | None = None
 
@@ -129,11 +134,25 @@ class ImageTextDataModule(pl.LightningDataModule):
     def _loader(self, dataset: Any, **options: Any) -> Loader:
         return DataLoader(dataset, num_workers=self.num_workers, persistent_workers=self.num_workers > 0, **options)
 
-    def state_dict(self) -> dict[str, int]:
+    @property
+    def faults(self) -> dict[str, int]:
+        """How many pairs of the corpus could not be read so far, and how many samples were replaced for that."""
+        return self._faults.counts
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Count the replaced samples of a batch; the one data hook that both passes and no worker go through."""
+        if "replaced" in batch:  # evaluation replaces nothing
+            assert self.trainer is not None
+            self._faults.see(batch, self.plan.size / self.trainer.world_size)
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+    def state_dict(self) -> dict[str, Any]:
         """The episode to go on with: a checkpoint is written at the end of an episode, before Lightning counts it."""
         assert self.trainer is not None
-        return {"next_episode": self.trainer.current_epoch + 1}
+        return {"next_episode": self.trainer.current_epoch + 1, "faults": self._faults.state_dict()}
 
-    def load_state_dict(self, state_dict: Mapping[str, int]) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Start at the checkpoint's next episode: Lightning builds the first iterator before any hook could say so."""
         self._next_episode = state_dict["next_episode"]
+        if "faults" in state_dict:  # checkpoints of earlier versions have none
+            self._faults.load_state_dict(state_dict["faults"])

@@ -1,6 +1,7 @@
 """Samples of training episodes and of evaluation sets, and how they are collated."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,13 +9,19 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from datamodules.episodes import SampleKey
-from datamodules.sources import PairSource, Pictures
+from datamodules.sources import PairSource, Picture, Pictures, UnreadableSample
 from datamodules.views import PictureTransform, Tokenize, seeded
 from protoclip.seeds import derive_seed
+
+ATTEMPTS = 20
+"""Pairs tried in the place of an unreadable one."""
 
 
 class EpisodeDataset(Dataset[dict[str, Any]]):
     """Training pairs, addressed by ``SampleKey``: every draw is a function of the key and the seed.
+
+    A pair whose picture or captions cannot be read is replaced by another of the corpus, which takes its place in the
+    episode, in both passes. A sample's ``index`` is the pair that is used, ``replaced`` the unreadable one, else -1.
 
     Args:
         source: the corpus.
@@ -44,26 +51,45 @@ class EpisodeDataset(Dataset[dict[str, Any]]):
         captions = self.source.captions(key.index)
         return captions[derive_seed(self.seed, "caption", key.block, key.position) % len(captions)]
 
+    def pair(self, key: SampleKey) -> tuple[int, Picture, str]:
+        """The pair of a place in an episode: its index in the corpus, picture and caption.
+
+        Raises:
+            UnreadableSample: neither the pair nor any of those tried in its place can be read.
+        """
+        reason = ""
+        for attempt in range(ATTEMPTS + 1):
+            drawn = derive_seed(self.seed, "replacement", key.index, attempt) % len(self.source)
+            index = drawn if attempt else key.index
+            try:
+                return index, self.source.image(index), self.caption(replace(key, index=index))
+            except UnreadableSample as error:
+                reason = str(error)
+        raise UnreadableSample(f"pair {key.index} and {ATTEMPTS} others tried in its place cannot be read: {reason}")
+
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
+        index, picture, caption = self.pair(key)
         sample: dict[str, Any] = {
-            "index": key.index,
+            "index": index,
+            "replaced": -1 if index == key.index else key.index,
             "position": key.position,
             "episode": key.episode,
             "block": key.block,
-            "label": self.source.label(key.index),
+            "label": self.source.label(index),
         }
-        picture = self.source.image(key.index)
         for name, transform in self.image_views.items():
             with seeded(derive_seed(self.seed, key.purpose, key.episode, key.position, name)):
                 sample[name] = transform(picture)
         if self.text_views:
-            ids = self.tokenize([self.caption(key)])[0]
+            ids = self.tokenize([caption])[0]
             sample |= dict.fromkeys(self.text_views, ids)
         return sample
 
 
 class EvaluationDataset(Dataset[dict[str, Any]]):
     """Pictures under the test transform, with all their captions where they have any.
+
+    An unreadable one is an error: metrics over other counts could not be compared.
 
     Args:
         source: pictures, labelled ones or pairs.

@@ -1,9 +1,9 @@
 """Image-text pairs from a table of paths and captions (CSV, TSV, JSON Lines, Parquet); class names from a list."""
 
 import hashlib
-import io
 import json
 import logging
+import re
 import warnings
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -16,43 +16,22 @@ import pyarrow.parquet
 from PIL import Image
 
 from datamodules.locations import PackedTexts, existing_file
-from datamodules.sources import PairSource
+from datamodules.pictures import decode_picture
+from datamodules.sources import PairSource, UnreadableSample
 
 logger = logging.getLogger(__name__)
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
-
-
-def decode_picture(data: bytes, name: str) -> Image.Image:
-    """Decode an encoded picture to RGB, fully loaded.
-
-    Transparency is dropped, 16-bit grey keeps its high byte; CMYK, palettes and 8-bit grey are Pillow's conversions.
-
-    Args:
-        data: The bytes of a JPEG, PNG, WebP, ... file.
-        name: What the error calls the picture.
-
-    Raises:
-        ValueError: the bytes are no picture, or a broken one.
-    """
-    try:
-        picture: Image.Image = Image.open(io.BytesIO(data))
-        if picture.mode.startswith("I"):  # Pillow clips these at 255: a 16-bit picture would come out white
-            picture = Image.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8))
-        if picture.mode == "P":  # by way of RGBA, or Pillow warns of some palettes' transparency
-            picture = picture.convert("RGBA")
-        return picture.convert("RGB")
-    except Exception as error:  # Pillow's decoders raise half a dozen kinds on damaged bytes
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{name}: not a readable picture ({reason}): replace or remove it") from error
+_UNDECODED = re.compile("[\ud800-\udfff]")  # what is not UTF-8, read with errors="surrogateescape"
 
 
 class ManifestPairs(PairSource):
     """Pairs listed in a manifest; the column names' defaults are open_clip's.
 
     Rows of one image are one sample with several captions, images in the order of their first row. In JSON Lines and
-    Parquet a caption cell may also be a list. Blank captions are dropped, and with a warning rows left without any.
-    CSV and TSV quote as usual (a doubled ``"`` inside a quoted field), so write other manifests with a CSV library.
+    Parquet a caption cell may also be a list. Captions that are blank or not UTF-8 are dropped, and with a warning
+    rows left without any. CSV and TSV quote as usual (a doubled ``"`` inside a quoted field), so write other manifests
+    with a CSV library.
 
     Args:
         path: ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet``, with a header or field names.
@@ -99,13 +78,14 @@ class ManifestPairs(PairSource):
         """The RGB picture of a sample.
 
         Raises:
-            ValueError: it is missing or broken.
+            UnreadableSample: it is missing or broken.
         """
         path = self._root / self._paths[index]
         try:
             data = path.read_bytes()
-        except OSError as error:
-            raise ValueError(f"cannot read {path} ({error.strerror}): check the manifest or images_root") from error
+        except (OSError, ValueError) as error:  # a ValueError: a path that no file can have, such as one with a NUL
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise UnreadableSample(f"cannot read {path} ({reason}): check the manifest or images_root") from error
         return decode_picture(data, str(path))
 
     def captions(self, index: int) -> list[str]:
@@ -127,13 +107,13 @@ def _group(file: Path, paths: list[Any], cells: list[Any]) -> dict[str, list[str
         texts = [text for text in texts if text is not None and text == text]  # noqa: PLR0124 (NaN is not itself)
         if not all(isinstance(text, str) for text in texts):
             raise ValueError(f"{file}: row {row}: a caption is a text or a list of texts, found {texts[0]!r:.40}")
-        texts = [text for text in texts if text.strip()]
+        texts = [text for text in texts if text.strip() and not _UNDECODED.search(text)]
         if not isinstance(path, str) or not path.strip() or not texts:
             dropped.append(row)
             continue
         pairs.setdefault(path, []).extend(texts)
     if dropped:
-        logger.warning("%s: %d rows have no image path or no caption and are left out", file, len(dropped))
+        logger.warning("%s: %d rows have no image path, or no caption in UTF-8, and are left out", file, len(dropped))
     return pairs
 
 
@@ -159,14 +139,17 @@ def _read_csv(file: Path, keys: list[str], separator: str) -> pd.DataFrame:
             frame = pd.read_csv(
                 file,
                 sep=separator,
-                dtype=str,
+                dtype=object,
                 na_filter=False,
                 index_col=False,
                 encoding="utf-8",
+                encoding_errors="surrogateescape",  # paths may be any bytes, and one bad caption is one row
             )
     except pd.errors.EmptyDataError:
         raise ValueError(f"{file} is empty: it needs a header and rows") from None
-    except (pd.errors.ParserError, pd.errors.ParserWarning, UnicodeDecodeError) as error:
+    except UnicodeEncodeError:  # pandas cannot hold such a header
+        raise ValueError(f"{file}: not a table in UTF-8: convert it, or use Parquet") from None
+    except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{file}: not a table ({reason}): quote captions, or use JSON Lines") from error
     _check_columns(file, [str(column) for column in frame.columns], keys)
@@ -182,8 +165,8 @@ def _read_jsonl(file: Path, keys: list[str]) -> pd.DataFrame:
             if not line.strip():
                 continue
             try:
-                record = json.loads(line)
-            except ValueError:
+                record = json.loads(line.decode("utf-8-sig", "surrogateescape"))
+            except (ValueError, RecursionError):
                 record = None
             if not isinstance(record, dict):
                 raise ValueError(f"{file}: line {number} is no JSON object: write one {{...}} a line")
@@ -197,11 +180,11 @@ def _read_jsonl(file: Path, keys: list[str]) -> pd.DataFrame:
 
 def _read_parquet(file: Path, keys: list[str]) -> pd.DataFrame:
     try:
-        columns = pyarrow.parquet.read_schema(file).names
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file}: not a Parquet file ({error}): write it again") from error
-    _check_columns(file, columns, keys)
-    return pd.read_parquet(file, columns=keys)
+        _check_columns(file, pyarrow.parquet.read_schema(file).names, keys)
+        return pd.read_parquet(file, columns=keys).astype(object)  # decoded here, where an error is told
+    except (OSError, pyarrow.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{file}: not a Parquet file ({reason}): write it again") from error
 
 
 def _check_columns(file: Path, columns: list[str], keys: list[str]) -> None:

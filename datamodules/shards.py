@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datamodules.locations import PackedTexts, cache_folder, matching_files, plain_tar, shard_table
-from datamodules.manifests import decode_picture, read_classnames
-from datamodules.sources import LabelledSource, PairSource, Pictures
+from datamodules.manifests import read_classnames
+from datamodules.pictures import decode_picture
+from datamodules.sources import LabelledSource, PairSource, Pictures, UnreadableSample
 
 logger = logging.getLogger(__name__)
 
@@ -90,21 +91,24 @@ class ShardIndex:
         """The bytes of one file of a sample, given its row [2] of :meth:`locate`.
 
         Raises:
-            ValueError: the shard got shorter since it was opened.
+            UnreadableSample: the shard is gone or got shorter since it was indexed.
         """
         offset, size = extent.tolist()
-        handle = self._handle(int(self._shard[sample]))  # a name keeps it open while another thread evicts it
-        data = os.pread(handle.descriptor, size, offset)
+        try:
+            handle = self._handle(int(self._shard[sample]))  # a name keeps it open while another thread evicts it
+            data = os.pread(handle.descriptor, size, offset)
+        except OSError as error:
+            raise UnreadableSample(f"{self.name(sample)}: {error.strerror}: bring the shard back") from error
         if len(data) != size:
-            raise ValueError(f"{self.name(sample)}: the shard is shorter than when it was indexed: start again")
+            raise UnreadableSample(f"{self.name(sample)}: the shard is shorter than when it was indexed: start again")
         return data
 
     def text(self, sample: int, extent: NDArray[np.int64]) -> str:
-        """A text file of a sample, as :meth:`read` gives its bytes; a ValueError also where it is not UTF-8."""
+        """A text file of a sample, as :meth:`read` gives its bytes; an UnreadableSample also where it is not UTF-8."""
         try:
             return self.read(sample, extent).decode("utf-8")
         except UnicodeDecodeError as error:
-            raise ValueError(f"{self.name(sample)}: the text is not UTF-8: convert it") from error
+            raise UnreadableSample(f"{self.name(sample)}: the text is not UTF-8: convert it") from error
 
     def _handle(self, shard: int) -> _Handle:
         if self._process != os.getpid():
@@ -138,7 +142,7 @@ class _ShardPictures(Pictures):
         return len(self._samples)
 
     def image(self, index: int) -> Image.Image:
-        """The RGB picture of a sample; a ValueError where it is broken."""
+        """The RGB picture of a sample; an UnreadableSample where it is broken."""
         sample = int(self._samples[index])
         return decode_picture(self._index.read(sample, self._pictures[index]), self._index.name(sample))
 
@@ -177,12 +181,12 @@ class ShardPairs(_ShardPictures, PairSource):
         self._captions = captions[samples]
 
     def captions(self, index: int) -> list[str]:
-        """All captions of a sample, without blank lines; a ValueError where none is left."""
+        """All captions of a sample, without blank lines; an UnreadableSample where none is left."""
         sample = int(self._samples[index])
         text = self._index.text(sample, self._captions[index])
         captions = [line.strip() for line in text.split("\n") if line.strip()]
         if not captions:
-            raise ValueError(f"{self._index.name(sample)}: the caption is blank: fill it in or remove the sample")
+            raise UnreadableSample(f"{self._index.name(sample)}: the caption is blank: fill it in or remove the sample")
         return captions
 
     def label(self, index: int) -> int:

@@ -11,6 +11,13 @@ Picture: TypeAlias = Image.Image | Tensor
 """An RGB PIL image, or a uint8 tensor [3, height, width]: torchvision's v2 transforms take both."""
 
 
+class UnreadableSample(ValueError):  # noqa: N818 - it is about the sample
+    """A sample that cannot be used: what ``image`` and ``captions`` of a source raise, in one line with the mend.
+
+    Training replaces it by another (``datamodules.datasets``); in an evaluation set it is an error.
+    """
+
+
 class Pictures(ABC):
     """A finite collection of pictures.
 
@@ -25,7 +32,11 @@ class Pictures(ABC):
 
     @abstractmethod
     def image(self, index: int) -> Picture:
-        """The picture of a sample."""
+        """The picture of a sample.
+
+        Raises:
+            UnreadableSample: it is missing or broken.
+        """
 
     @abstractmethod
     def label(self, index: int) -> int:
@@ -37,7 +48,11 @@ class PairSource(Pictures):
 
     @abstractmethod
     def captions(self, index: int) -> Sequence[str]:
-        """All captions of a sample, at least one."""
+        """All captions of a sample, at least one.
+
+        Raises:
+            UnreadableSample: it has none that is text.
+        """
 
 
 class LabelledSource(Pictures):

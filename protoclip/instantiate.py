@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from jsonargparse import ArgumentParser, Namespace
 
-from protoclip.faults import raised_in
+from protoclip.messages import raised_in
 
 T = TypeVar("T")
 

@@ -30,6 +30,7 @@ UNHASHED = (
     "datamodule.validation",
     "datamodule.test",
     "datamodule.num_workers",
+    "datamodule.max_faults",
     "callbacks.progress",
     "trainer.accelerator",
     "trainer.devices",

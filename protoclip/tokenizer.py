@@ -7,9 +7,15 @@ from torch import Tensor
 
 from protoclip.towers import model_config
 
+LONGEST = 100_000
+"""Characters of a caption that are looked at; what stands behind them is beyond any context."""
+
 
 class Tokenizer:
     """Cuts captions to a fixed number of ids, always with the end of text in them.
+
+    A caption of any length costs milliseconds: cleaning and merging are not linear, so only as much of it goes through
+    them as the ids can cover.
 
     Holds only its settings, so it is cheap to pickle; each process reads the vocabulary at its first caption.
     open_clip's vocabulary ships in its wheel: no download, and no cache that may be empty.
@@ -79,8 +85,18 @@ class Tokenizer:
         import open_clip  # noqa: PLC0415 - takes seconds
 
         if self.hf_name is None:
-            return open_clip.SimpleTokenizer(context_length=self.context_length, **self.options)
-        return open_clip.tokenizer.HFTokenizer(self.hf_name, context_length=self.context_length, **self.options)
+            tokenizer = open_clip.SimpleTokenizer(context_length=self.context_length, **self.options)
+            # No id covers more characters than the longest entry of the vocabulary and a space. The ids of a word that
+            # is cut differ from the whole word's near the cut alone, and that is beyond the margin.
+            kept = (self.context_length + 16) * (1 + max(map(len, tokenizer.encoder)))
+        else:
+            tokenizer = open_clip.tokenizer.HFTokenizer(
+                self.hf_name, context_length=self.context_length, **self.options
+            )
+            kept = LONGEST
+        clean = tokenizer.clean_fn
+        tokenizer.clean_fn = lambda text: clean(text[:LONGEST])[:kept]
+        return tokenizer
 
     def __getstate__(self) -> dict[str, Any]:
         """Settings without the vocabulary."""

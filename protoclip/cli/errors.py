@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from protoclip.cli.compose import known_options
 from protoclip.cli.explain import explain_hydra
-from protoclip.faults import raised_in
+from protoclip.messages import one_line, raised_in
 
 PACKAGES = ("protoclip", "datamodules", "callbacks")
 REFUSALS = {
@@ -51,7 +51,7 @@ def told(error: BaseException) -> str | None:
         where = f" ({error.filename})" if error.filename else ""
         return f"{error.strerror}{where}: {REFUSALS[error.errno]}"
     if isinstance(error, ValueError) and _ours(error):
-        return " ".join(str(error).split())
+        return one_line(error)
     return None
 
 

@@ -69,14 +69,17 @@ def draw_prototypes(run: Run, path: Path) -> Path:
         nearest = prototype_neighbours(features[teacher], side.centroids, side.labels, NEAREST)
         full = (side.counts >= NEAREST).nonzero().squeeze(1)
         for number in full[torch.randperm(len(full), generator=chosen_by)[:SHOWN]].tolist():
-            keys = [SampleKey(int(indices[place]), place, 0, block, "show") for place in nearest[number].tolist()]
+            pairs = [
+                datamodule.dataset.pair(SampleKey(int(indices[place]), place, 0, block, "show"))
+                for place in nearest[number].tolist()
+            ]
             panels.append(
                 PrototypePanel(
                     modality="image" if teacher == "image" else "text",
                     id=number,
                     size=int(side.counts[number]),
-                    images=[datamodule.train.image(key.index) for key in keys],
-                    captions=[datamodule.dataset.caption(key) for key in keys],
+                    images=[picture for _, picture, _ in pairs],
+                    captions=[caption for *_, caption in pairs],
                 )
             )
     prototype_gallery(path, panels)

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from datamodules.datasets import EpisodeDataset, EvaluationDataset, collate_evaluation
 from datamodules.episodes import EpisodePlan, EpisodeSampler, SampleKey
+from datamodules.sources import UnreadableSample
 from datamodules.views import Augmentation, evaluation_transform
 
 LENGTH = 8
@@ -166,6 +167,54 @@ def test_workers_give_the_same_samples(purpose: str) -> None:
     for left, right in zip(here, there, strict=True):
         assert left.keys() == right.keys()
         assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+@dataclass
+class Torn(Photos):
+    """Photos of which some pictures and some captions cannot be read."""
+
+    pictures: frozenset[int] = frozenset()
+    texts: frozenset[int] = frozenset()
+
+    def image(self, index: int) -> Tensor:
+        if index in self.pictures:
+            raise UnreadableSample(f"picture {index} is torn: mend it")
+        return super().image(index)
+
+    def captions(self, index: int) -> list[str]:
+        if index in self.texts:
+            raise UnreadableSample(f"text {index} is torn: mend it")
+        return super().captions(index)
+
+
+@pytest.mark.parametrize("photos", [Torn([5] * 40, pictures=frozenset({7})), Torn([5] * 40, texts=frozenset({7}))])
+@pytest.mark.parametrize("texts", [("text",), ()])
+def test_an_unreadable_pair_is_replaced_in_its_place(photos: Torn, texts: Sequence[str]) -> None:
+    sample = dataset(photos, texts=texts)[KEY]
+    assert sample["replaced"] == 7
+    assert sample["index"] not in {7, -1}
+    assert (sample["position"], sample["episode"], sample["label"]) == (3, 4, sample["index"] % 3)
+    whole = dataset(texts=texts)[replace(KEY, index=sample["index"])]
+    assert whole.pop("replaced") == -1
+    assert all(torch.equal(torch.as_tensor(sample[name]), torch.as_tensor(whole[name])) for name in whole)
+
+
+def test_the_replacement_depends_on_pair_and_seed_alone() -> None:
+    photos = Torn([5] * 40, pictures=frozenset(range(20)))
+    others = [replace(KEY, purpose="extract", episode=5), replace(KEY, position=9), replace(KEY, block=3)]
+    assert len({dataset(photos)[key]["index"] for key in (KEY, *others)}) == 1
+    assert len({dataset(photos)[replace(KEY, index=index)]["index"] for index in range(20)}) > 5
+    assert len({dataset(photos, seed=seed)[KEY]["index"] for seed in range(20)}) > 5
+    assert all(dataset(photos)[replace(KEY, index=index)]["index"] >= 20 for index in range(20))
+
+
+def test_it_gives_up_when_nothing_can_be_read() -> None:
+    nothing = dataset(Torn([5] * 40, texts=frozenset(range(40))))
+    message = r"^pair 7 and 20 others tried in its place cannot be read: text \d+ is torn: mend it$"
+    with pytest.raises(UnreadableSample, match=message):
+        nothing[KEY]
+    with pytest.raises(UnreadableSample, match="picture 1 is torn"):
+        evaluate(Torn([5] * 40, pictures=frozenset({1})))[1]
 
 
 def evaluate(source: Photos | Objects) -> EvaluationDataset:

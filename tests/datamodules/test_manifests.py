@@ -2,19 +2,19 @@ import json
 import logging
 import pickle
 import shutil
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
 from datamodules.locations import PackedTexts
-from datamodules.manifests import ManifestPairs, decode_picture, read_classnames
-from datamodules.sources import PairSource
+from datamodules.manifests import ManifestPairs, read_classnames
+from datamodules.sources import PairSource, UnreadableSample
 
 ROWS = [
     ("images/b.png", "NA"),
@@ -86,7 +86,7 @@ def test_images_root_absolute_paths_and_other_columns(
     source = ManifestPairs(str(path), image_key="image", caption_key="text", images_root="~")
     assert [source.captions(i) for i in range(2)] == [["007"], ["1.50"]]
     assert [source.image(i).getpixel((0, 0)) for i in range(2)] == [COLOURS["a"], COLOURS["c"]]
-    with pytest.raises(ValueError, match=r"cannot read .*images/a\.png.*images_root"):
+    with pytest.raises(UnreadableSample, match=r"cannot read .*images/a\.png.*images_root"):
         ManifestPairs(path, image_key="image", caption_key="text").image(0)
 
 
@@ -125,6 +125,45 @@ def test_rows_without_caption_or_path_are_left_out_with_a_warning(
     assert ManifestPairs(folder / "m.parquet").captions(0) == ["kept"]
 
 
+def test_captions_that_are_not_utf8_are_left_out_and_paths_may_be_any_bytes(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "images" / "a.png").rename(folder / "images" / "\udcff.png")
+    rows = {b"images/\xff.png": b"kept", b"images/b.png": b"\xff binary", b"images/c.png": b"also kept"}
+    (folder / "m.csv").write_bytes(b"filepath,title\n" + b"".join(b"%b,%b\n" % row for row in rows.items()))
+    lines = (b'{"filepath": "%b", "title": ["%b"]}\n' % row for row in rows.items())
+    (folder / "m.jsonl").write_bytes(b"\xef\xbb\xbf" + b"".join(lines))
+    for name in ("m.csv", "m.jsonl"):
+        source = ManifestPairs(folder / name)
+        assert [source.captions(index) for index in range(len(source))] == [["kept"], ["also kept"]]
+        assert source.image(0).getpixel((0, 0)) == COLOURS["a"]
+        assert f"{name}: 1 rows have no image path, or no caption in UTF-8" in caplog.text
+
+
+def test_pictures_that_are_missing_are_told_as_unreadable(folder: Path) -> None:
+    paths = ["images", "nul\x00.png", "a" * 300, "\ud800.png"]
+    (folder / "m.jsonl").write_text("\n".join(json.dumps({"filepath": path, "title": "x"}) for path in paths))
+    source = ManifestPairs(folder / "m.jsonl")
+    for index, reason in enumerate(("directory", "null byte", "too long", "surrogates")):
+        with pytest.raises(UnreadableSample, match=rf"cannot read .*{reason}.*: check the manifest"):
+            source.image(index)
+
+
+def test_a_parquet_file_with_a_damaged_page_or_text_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "m.parquet"
+    pd.DataFrame({"filepath": ["a"] * 1000, "title": [str(number) for number in range(1000)]}).to_parquet(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:40] + b"\xff" * 260 + whole[300:])
+    with pytest.raises(ValueError, match=r"not a Parquet file .*: write it again") as caught:
+        ManifestPairs(path)
+    assert "\n" not in str(caught.value)
+    offsets, text = (pa.py_buffer(data) for data in (b"\0\0\0\0\2\0\0\0", b"\xff\xfe"))
+    title = pa.Array.from_buffers(pa.string(), 1, [None, offsets, text])
+    pyarrow.parquet.write_table(pa.table({"filepath": ["a"], "title": title}), path)
+    with pytest.raises(ValueError, match=r"not a Parquet file .*: write it again"):
+        ManifestPairs(path)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -136,10 +175,13 @@ def test_rows_without_caption_or_path_are_left_out_with_a_warning(
         ("m.csv", "filepath,title\na,a dog, running\nb,a cat, asleep\n", r"quote captions"),
         ("m.csv", "filepath,title\na,b\nc,d, e\n", r"not a table.*line 3"),
         ("m.csv", 'filepath,title\na,"b\nc,d\n', r"not a table.*string"),
-        ("m.csv", b"filepath,title\na,\xff\n", r"not a table.*utf-8"),
+        ("m.csv", b"filepath,title\na,\xff\n", r"holds no pair"),
+        ("m.csv", "filepath,title\na, \nb,\n", r"holds no pair: it needs rows with 'filepath' and 'title'"),
+        ("m.csv", "filepath,title\na,b\n".encode("utf-16"), r"not a table in UTF-8: convert it"),
         ("m.jsonl", "", r"is empty"),
         ("m.jsonl", '{"filepath": "a", "title": "b"}\n{"filepath"\n', r"line 2 is no JSON object"),
         ("m.jsonl", "[1, 2]\n", r"line 1 is no JSON object"),
+        ("m.jsonl", '{"filepath": "a", "title": ' + "[" * 100_000, r"line 1 is no JSON object"),
         ("m.jsonl", '{"filepath": "a", "title": 7}\n', r"row 1: a caption is a text or a list of texts, found 7"),
         ("m.jsonl", '{"filepath": "a", "text": "b"}\n', r"no column 'title', only 'filepath', 'text'"),
         ("m.parquet", "PAR2", r"not a Parquet file"),
@@ -167,66 +209,6 @@ def test_a_wrong_parquet_column_a_missing_file_and_useless_options_are_refused(t
     write(tmp_path / "m.csv")
     with pytest.raises(ValueError, match="give one character"):
         ManifestPairs(tmp_path / "m.csv", separator="::")
-
-
-def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
-    buffer = BytesIO()
-    picture.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def grey16(high_bytes: list[int]) -> Image.Image:
-    return Image.fromarray(np.array([high_bytes], np.uint16) << 8)
-
-
-def palette() -> Image.Image:
-    picture = Image.new("P", (2, 1), 1)
-    picture.putpalette([9, 9, 9, 200, 100, 50])
-    return picture
-
-
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize(
-    ("data", "pixel"),
-    [
-        (encoded(Image.new("L", (2, 1), 77), "PNG"), (77, 77, 77)),
-        (encoded(Image.new("1", (2, 1), 1), "PNG"), (255, 255, 255)),
-        (encoded(Image.new("LA", (2, 1), (77, 0)), "PNG"), (77, 77, 77)),
-        (encoded(Image.new("RGBA", (2, 1), (1, 2, 3, 0)), "PNG"), (1, 2, 3)),
-        (encoded(Image.new("CMYK", (2, 1), (0, 255, 255, 0)), "TIFF"), (255, 0, 0)),
-        (encoded(palette(), "PNG"), (200, 100, 50)),
-        (encoded(palette(), "PNG", transparency=b"\x80\x40"), (200, 100, 50)),
-        (encoded(grey16([77, 3]), "PNG"), (77, 77, 77)),
-        (encoded(grey16([77, 3]), "TIFF"), (77, 77, 77)),
-        (encoded(Image.fromarray(np.array([[77 << 8]], np.int32)), "TIFF"), (77, 77, 77)),
-        (encoded(Image.fromarray(np.array([[1 << 20]], np.int32)), "TIFF"), (255, 255, 255)),
-    ],
-    ids=[
-        "grey",
-        "bits",
-        "grey-alpha",
-        "rgba",
-        "cmyk",
-        "palette",
-        "palette-alpha",
-        "png16",
-        "tiff16",
-        "tiff32",
-        "beyond",
-    ],
-)
-def test_every_kind_of_picture_becomes_rgb(data: bytes, pixel: tuple[int, int, int]) -> None:
-    picture = decode_picture(data, "x")
-    assert (picture.mode, picture.getpixel((0, 0))) == ("RGB", pixel)
-
-
-def test_broken_pictures_raise_one_line_that_names_them() -> None:
-    noise: NDArray[np.uint8] = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    whole = encoded(Image.fromarray(noise), "PNG")
-    for data in (b"", b"no picture", whole[:200], whole[:-40], whole[:60] + b"\x00" * 60 + whole[120:]):
-        with pytest.raises(ValueError, match="shard-7: key-3: not a readable picture") as caught:
-            decode_picture(data, "shard-7: key-3")
-        assert "\n" not in str(caught.value)
 
 
 def test_packed_texts_are_a_list_in_two_buffers() -> None:

@@ -1,6 +1,9 @@
 import pickle
+import random
+import time
 from pathlib import Path
 
+import open_clip
 import pytest
 import torch
 
@@ -30,6 +33,35 @@ def test_truncation_keeps_the_end() -> None:
     assert ids.shape == (3, 77)
     assert ids[:, -1].tolist() == [49407] * 3
     assert (ids == 49407).sum(dim=1).tolist() == [1, 1, 1]
+
+
+def test_long_captions_are_quick_and_have_the_ids_of_the_whole_text(tmp_path: Path) -> None:
+    generator = random.Random(0)
+    letters = "".join(generator.choices("abcdefghijklmnopqrstuvwxyz", k=6000))
+    words = " ".join("".join(generator.choices("aeiourstln", k=generator.randrange(1, 12))) for _ in range(1500))
+    tokenizer, bare = Tokenizer(), open_clip.SimpleTokenizer(context_length=77)
+    for text in (
+        letters,
+        words,
+        "a" * 6000,
+        "犬が走る" * 1500,
+        "\U0001f602" * 6000,
+    ):  # longest: eight of these are one id
+        assert torch.equal(tokenizer([text]), bare([text]))
+    huge = (letters * 2000)[:10_000_000]
+    for tokens in (tokenizer, Tokenizer(77, hf_name=hf_tokenizer(tmp_path / "tok"))):
+        tokens(["a"])
+        started = time.process_time()
+        ids = tokens([huge, " ".join(["a dog"] * 2_000_000)])
+        assert time.process_time() - started < 2
+        assert (ids == tokens.eot_id).sum(dim=1).tolist() == [1, 1]
+    assert torch.equal(tokenizer([huge]), bare([letters]))
+
+
+def test_binary_captions_give_ids() -> None:
+    ids = Tokenizer(8)(["\ud800", "\x00\x01", "\udcff a dog", "".join(map(chr, range(256)))])
+    assert (ids == 49407).sum(dim=1).tolist() == [1] * 4
+    assert ids[1].tolist() == [49406, 49407, 0, 0, 0, 0, 0, 0]
 
 
 def test_no_character_is_dropped() -> None:
