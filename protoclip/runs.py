@@ -4,16 +4,20 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import torch
+from filelock import FileLock, Timeout
 from hydra.utils import instantiate
+from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
+from protoclip.checkpoints import LAST, read_checkpoint
+from protoclip.files import replacing
 from protoclip.module import ImageTextPretraining
 from protoclip.reports.rows import Row, append_rows, read_rows
 
@@ -50,7 +54,7 @@ class Run:
     @property
     def last(self) -> Path | None:
         """Checkpoint of the last finished episode, None before the first."""
-        path = self.path / "checkpoints" / "last.ckpt"
+        path = self.path / "checkpoints" / LAST
         return path if path.exists() else None
 
     @property
@@ -63,26 +67,54 @@ class Run:
         """What the training took: episodes, steps, pairs, and seconds in all and by phase."""
         return self.rows[0]["cost"]
 
+    @rank_zero_only
     def write_rows(self, rows: Sequence[Row]) -> None:
         """Keep the results."""
-        (self.path / ROWS).unlink(missing_ok=True)
-        append_rows(self.path / ROWS, rows)
+        with replacing(self.path / ROWS) as file:
+            append_rows(file.name, rows)
 
     @property
     def done(self) -> bool:
         """Whether the run was trained and evaluated to the end."""
         return (self.path / "DONE").exists()
 
+    @rank_zero_only
     def finish(self) -> None:
         """Mark the run as finished."""
-        (self.path / "DONE").touch()
+        with replacing(self.path / "DONE"):
+            pass
 
+    @rank_zero_only
     def describe(self, config: str, manifest: str) -> None:
         """Write the resolved config (YAML), the corpus' fingerprint and the git revision."""
         self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / "config.yaml").write_text(config, encoding="utf-8")
         facts = {"hash": self.hash, "manifest": manifest, "git": git_revision(), "started": now()}
-        (self.path / "run.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        texts = {"config.yaml": config, "run.json": json.dumps(facts, indent=2) + "\n"}
+        for name, text in texts.items():
+            with replacing(self.path / name) as file:
+                file.write(text.encode())
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from writing the run during the body; the first process of several holds the lock.
+
+        Raises:
+            ValueError: another process writes it.
+        """
+        if getattr(rank_zero_only, "rank", 0):
+            yield
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            told = f"{self.path} is being written by another process: wait for it, or choose another directory"
+            raise ValueError(told) from None
+        try:
+            yield
+        finally:
+            lock.release()
 
 
 def load(path: str | os.PathLike[str]) -> tuple[ImageTextPretraining, DictConfig]:
@@ -92,7 +124,7 @@ def load(path: str | os.PathLike[str]) -> tuple[ImageTextPretraining, DictConfig
         path: a run directory.
 
     Raises:
-        ValueError: the directory holds no run with a checkpoint.
+        ValueError: the directory holds no run with a checkpoint, or a damaged one.
     """
     run = Run(Path(path), Path(path).name)
     if run.last is None:
@@ -101,7 +133,7 @@ def load(path: str | os.PathLike[str]) -> tuple[ImageTextPretraining, DictConfig
     assert isinstance(config, DictConfig)
     module = instantiate(config.model)
     assert isinstance(module, ImageTextPretraining)
-    module.load_state_dict(torch.load(run.last, map_location="cpu", weights_only=True)["state_dict"])
+    module.load_state_dict(read_checkpoint(run.last)["state_dict"])
     return module.eval(), config
 
 

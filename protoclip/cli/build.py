@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 from hydra.utils import instantiate
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from omegaconf import DictConfig, OmegaConf
 
 from datamodules.datamodule import ImageTextDataModule
@@ -55,9 +57,13 @@ def build_trainer(config: DictConfig, datamodule: ImageTextDataModule) -> pl.Tra
     """
     size, corpus = datamodule.plan.size, datamodule.plan.corpus_size
     episodes = episode_count(size, corpus, episodes=config.run.episodes, epochs=config.run.epochs)
+    plugins = list(instantiate(config.trainer.plugins))
+    if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
+        plugins.append(SLURMEnvironment(auto_requeue=False))  # requeueing would save inside an episode
     trainer = instantiate(
         config.trainer,
         max_epochs=episodes,
+        plugins=plugins,
         callbacks=list(instantiate(config.callbacks).values()),
         logger=list(instantiate(config.logger).values()),
     )

@@ -12,6 +12,7 @@ from callbacks.evaluation import Evaluation, TaskResult
 from callbacks.phase_timer import PhaseTimer, relative_epoch, total_seconds
 from datamodules.datamodule import ImageTextDataModule
 from protoclip.cli.build import build_datamodule, build_module, build_trainer, check_views, find_run
+from protoclip.module import ImageTextPretraining
 from protoclip.reports.rows import Row
 from protoclip.reports.screen import print_rows
 from protoclip.runs import Run, git_revision, now
@@ -42,6 +43,19 @@ def run_experiment(config: DictConfig, *, console: Console | None = None) -> Run
     module = build_module(config)
     check_views(module, datamodule)
     trainer = build_trainer(config, datamodule)
+    with run.lock():
+        _fit_and_test(config, run, module, datamodule, trainer, console)
+    return run
+
+
+def _fit_and_test(
+    config: DictConfig,
+    run: Run,
+    module: ImageTextPretraining,
+    datamodule: ImageTextDataModule,
+    trainer: pl.Trainer,
+    console: Console,
+) -> None:
     run.describe(OmegaConf.to_yaml(config), datamodule.train.fingerprint)
     console.print(f"{run.path}: {'going on after the last episode' if run.last else 'starting'}")
     trainer.fit(module, datamodule=datamodule, ckpt_path=run.last, weights_only=True)
@@ -49,7 +63,6 @@ def run_experiment(config: DictConfig, *, console: Console | None = None) -> Run
     run.write_rows(result_rows(config, run, trainer, datamodule))
     print_rows(run.rows, console)
     run.finish()
-    return run
 
 
 def result_rows(config: DictConfig, run: Run, trainer: pl.Trainer, datamodule: ImageTextDataModule) -> list[Row]:
