@@ -17,7 +17,8 @@ LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
 """What a file system says that has no hard links; the previous checkpoint is not kept there."""
-DAMAGE = (BadZipFile, EOFError, NotImplementedError, OverflowError, RuntimeError, ValueError, struct.error, zlib.error)
+DAMAGE = (BadZipFile, EOFError, NotImplementedError, OSError, OverflowError, RuntimeError, ValueError, struct.error,
+          zlib.error)  # fmt: skip
 """What ``zipfile`` and torch raise on an archive with wrong bytes."""
 
 
@@ -67,28 +68,31 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         FileNotFoundError: there is none.
         ValueError: it is damaged; the message says how to go on.
     """
-    try:
-        return _read(path)
-    except DAMAGE as error:
-        reason = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
-        previous = path.with_name(PREVIOUS)
-        usable = path.name == LAST and _is_readable(previous)
-        mend = f"to go on after the episode before it, mv {previous} {path}" if usable else "remove it to start anew"
-        raise ValueError(f"{path} is damaged ({reason}): {mend}") from None
+    with path.open("rb") as file:
+        try:
+            return _read(file)
+        except DAMAGE as error:
+            reason = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
+    previous = path.with_name(PREVIOUS)
+    usable = path.name == LAST and _is_readable(previous)
+    mend = f"to go on after the episode before it, mv {previous} {path}" if usable else "remove it to start anew"
+    raise ValueError(f"{path} is damaged ({reason}): {mend}")
 
 
-def _read(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file, ZipFile(file) as archive:
+def _read(file: BinaryIO) -> dict[str, Any]:
+    with ZipFile(file) as archive:
         if broken := archive.testzip():  # torch does not compare them
             raise BadZipFile(f"wrong check sum of {broken}")
-    checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    file.seek(0)
+    checkpoint: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     return checkpoint
 
 
 def _is_readable(path: Path) -> bool:
     try:
-        _read(path)
-    except (FileNotFoundError, *DAMAGE):
+        with path.open("rb") as file:
+            _read(file)
+    except DAMAGE:
         return False
     return True
 
