@@ -149,8 +149,10 @@ def test_workers_that_die_of_the_same_signal_do_not_hide_it(tmp_path: Path) -> N
                 os.kill(worker.pid, signal.SIGTERM)
                 worker.join()
 
+    handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Interrupted):
         fresh(tmp_path, "num_workers=2").fit(ToAll())
+    assert signal.getsignal(signal.SIGTERM) is handler
 
 
 def test_the_exit_code_of_the_command(tmp_path: Path) -> None:
