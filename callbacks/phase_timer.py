@@ -3,6 +3,7 @@
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
+from callbacks.figures import log_figures
 from protoclip.clock import PhaseClock
 from protoclip.module import ImageTextPretraining
 
@@ -23,12 +24,6 @@ class PhaseTimer(Callback):
         """Whatever no other callback claims is training."""
         _clock(pl_module).begin("training", int(trainer.num_training_batches))
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object) -> None:
-        """Tell the progress bar."""
-        listener = _clock(pl_module).listener
-        if listener is not None:
-            listener.phase_advanced()
-
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Validation is not part of an episode's cost."""
         _clock(pl_module).begin("validation")
@@ -43,7 +38,7 @@ class PhaseTimer(Callback):
         seconds = _clock(pl_module).pop_seconds()
         self.episodes.append(seconds)
         figures = {f"seconds/{name}": value for name, value in seconds.items()}
-        pl_module.log_dict(figures | {"relative_epoch": relative_epoch([seconds])}, on_epoch=True, on_step=False)
+        log_figures(trainer, figures | {"relative_epoch": relative_epoch([seconds])}, trainer.global_step - 1)
 
     def state_dict(self) -> dict[str, list[dict[str, float]]]:
         """The episodes so far."""

@@ -26,7 +26,8 @@ class EpisodeProgress(TQDMProgressBar):
         """Listen to the module's clock."""
         super().setup(trainer, pl_module, stage)
         assert isinstance(pl_module, ImageTextPretraining)
-        pl_module.clock.listener = self
+        if self not in pl_module.clock.listeners:
+            pl_module.clock.listeners.append(self)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, *args: Any) -> None:
         """Name the episode."""

@@ -6,15 +6,17 @@ each student's space, and write labels and prototypes into the bank. Nothing of 
 processes each extracts its share; rank 0 clusters once, and its bank becomes everyone's.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
+from callbacks.figures import log_figures
 from datamodules.datamodule import ImageTextDataModule
 from protoclip.distributed import broadcast_buffers, gather, on_rank_zero
+from protoclip.divergence import check_extracted
 from protoclip.module import ImageTextPretraining
 from protoclip.prototypes import Clusters, KMeans, PrototypeBank, assign_prototypes
 from protoclip.seeds import derive_seed
@@ -117,13 +119,16 @@ class PrototypeRefresh(Callback):
         finally:
             module.train()
         image_features, text_features, classes = (torch.cat(column) for column in zip(*parts, strict=True))
+        found = dict(zip(keys, (image_features, text_features), strict=True))
+        indices = datamodule.plan.indices(datamodule.plan.block(episode))
+        check_extracted(found, step=module.global_step, episode=episode, indices=indices)
         return image_features, text_features, classes
 
     def _log(self, module: ImageTextPretraining, clusters: dict[str, Clusters]) -> None:
         """Empty and largest cluster, and the objective at each iteration."""
-        figures: dict[str, Any] = {}
+        figures: dict[str, float] = {}
         for name, found in clusters.items():
             figures[f"prototypes/{name}_empty"] = float((found.counts == 0).sum())
             figures[f"prototypes/{name}_largest"] = float(found.counts.max())
             figures |= {f"kmeans/{name}_objective_{step:02d}": value for step, value in enumerate(found.objective)}
-        module.log_dict(figures, on_epoch=True, on_step=False)
+        log_figures(module.trainer, figures, module.global_step)

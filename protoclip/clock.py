@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class Listener(Protocol):
-    """Somebody who shows what is going on, a progress bar."""
+    """Somebody who wants to know what is going on, such as a progress bar."""
 
     def phase_changed(self, name: str | None, total: int | None) -> None:
         """A phase begins (None: the last one ended), of so many steps if that is known."""
@@ -20,11 +20,11 @@ class Listener(Protocol):
 
 
 class PhaseClock:
-    """Times phases and tells a listener about them."""
+    """Times phases and tells its listeners about them."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
-        self.listener: Listener | None = None
+        self.listeners: list[Listener] = []
         self._stack: list[tuple[str, int | None]] = []
         self._since = time.perf_counter()
 
@@ -50,12 +50,12 @@ class PhaseClock:
             self.end()
 
     def track(self, name: str, steps: Iterable[T]) -> Iterator[T]:
-        """Time a loop as one phase, and tell the listener of each step."""
+        """Time a loop as one phase, and tell the listeners of each step."""
         with self.phase(name, len(steps) if isinstance(steps, Sized) else None):
             for step in steps:
                 yield step
-                if self.listener is not None:
-                    self.listener.phase_advanced()
+                for listener in self.listeners:
+                    listener.phase_advanced()
 
     def pop_seconds(self) -> dict[str, float]:
         """Seconds by phase since the last call."""
@@ -71,5 +71,5 @@ class PhaseClock:
         self._since = now
 
     def _tell(self) -> None:
-        if self.listener is not None:
-            self.listener.phase_changed(*(self._stack[-1] if self._stack else (None, None)))
+        for listener in self.listeners:
+            listener.phase_changed(*(self._stack[-1] if self._stack else (None, None)))

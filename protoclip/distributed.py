@@ -82,9 +82,9 @@ def broadcast_buffers(module: nn.Module) -> None:
 
 
 def total(values: Tensor, device: torch.device) -> Tensor:
-    """Sum over the processes, each of which trains on its own device."""
+    """Sum over the processes, each of which trains on its own device; of booleans, how many are true."""
     if world_size() > 1:
-        values = values.to(device, copy=True)
+        values = values.to(device, torch.int64 if values.dtype == torch.bool else values.dtype, copy=True)
         distributed.all_reduce(values)
     return values
 

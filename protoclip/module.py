@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from protoclip.clock import PhaseClock
 from protoclip.distributed import broadcast_buffers, mean_figures, total
+from protoclip.divergence import check_loss
 from protoclip.evaluation import feature_std, modality_gap
 from protoclip.phases import Phase, check_phases, term_weights
 from protoclip.prototypes import PrototypeBank
@@ -146,6 +147,7 @@ class ImageTextPretraining(pl.LightningModule):
         features = self(batch)
         with torch.autocast(self.device.type, enabled=False):
             loss, figures = self._loss(self._inputs(features, batch), self.active_weights(episode))
+        check_loss(loss, figures, features, batch, self.global_step)
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             figures = mean_figures(figures | self._representation_figures(features), self.device)
         self.log("train/loss", figures.pop("loss"), prog_bar=True)

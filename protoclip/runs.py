@@ -17,6 +17,8 @@ from filelock import FileLock, Timeout
 from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import OmegaConf
 
+from protoclip.checkpoints import LAST, read_checkpoint
+from protoclip.files import replacing
 from protoclip.instantiate import instantiate
 from protoclip.module import ImageTextPretraining
 from protoclip.reports.rows import Row, append_rows, read_rows
@@ -31,6 +33,8 @@ UNHASHED = (
     "datamodule.test",
     "datamodule.num_workers",
     "datamodule.max_faults",
+    "callbacks.divergence",
+    "callbacks.interruption",
     "callbacks.progress",
     "trainer.accelerator",
     "trainer.devices",
@@ -59,7 +63,7 @@ class Run:
     @property
     def last(self) -> Path | None:
         """Checkpoint of the last finished episode, None before the first."""
-        path = self.path / "checkpoints" / "last.ckpt"
+        path = self.path / "checkpoints" / LAST
         return path if path.exists() else None
 
     @property
@@ -72,19 +76,22 @@ class Run:
         """What the training took: episodes, steps, pairs, and seconds in all and by phase."""
         return self.rows[0]["cost"]
 
+    @rank_zero_only
     def write_rows(self, rows: Sequence[Row]) -> None:
         """Keep the results."""
-        (self.path / ROWS).unlink(missing_ok=True)
-        append_rows(self.path / ROWS, rows)
+        with replacing(self.path / ROWS) as file:
+            append_rows(file.name, rows)
 
     @property
     def done(self) -> bool:
         """Whether the run was trained and evaluated to the end."""
         return (self.path / "DONE").exists()
 
+    @rank_zero_only
     def finish(self) -> None:
         """Mark the run as finished."""
-        (self.path / "DONE").touch()
+        with replacing(self.path / "DONE"):
+            pass
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -130,12 +137,14 @@ class Run:
         finally:
             lock.release()
 
+    @rank_zero_only
     def describe(self, files: Mapping[str, str], **facts: Any) -> None:
         """Write files by name (``lightning.yaml``, ``config.yaml``), and facts with the hash and the git revision."""
         self.path.mkdir(parents=True, exist_ok=True)
         facts = {"hash": self.hash, "git": git_revision(), "started": now(), **facts}
         for name, text in {**files, "run.json": json.dumps(facts, indent=2) + "\n"}.items():
-            (self.path / name).write_text(text, encoding="utf-8")
+            with replacing(self.path / name) as file:
+                file.write(text.encode())
 
 
 def load(path: str | os.PathLike[str]) -> tuple[ImageTextPretraining, dict[str, Any]]:
@@ -148,7 +157,7 @@ def load(path: str | os.PathLike[str]) -> tuple[ImageTextPretraining, dict[str, 
         The module and what ``lightning.yaml`` holds: ``model``, ``data``, ``trainer``, ``run``, ``seed_everything``.
 
     Raises:
-        ValueError: the directory holds no run with a checkpoint.
+        ValueError: the directory holds no run with a checkpoint, or a damaged one.
     """
     run = Run(Path(path), Path(path).name)
     if run.last is None:
@@ -156,7 +165,7 @@ def load(path: str | os.PathLike[str]) -> tuple[ImageTextPretraining, dict[str, 
     settings = OmegaConf.to_container(OmegaConf.load(run.path / "lightning.yaml"))
     assert isinstance(settings, dict)
     module = instantiate(ImageTextPretraining, settings["model"], "model")
-    module.load_state_dict(torch.load(run.last, map_location="cpu", weights_only=True)["state_dict"])
+    module.load_state_dict(read_checkpoint(run.last)["state_dict"])
     return module.eval(), {str(key): value for key, value in settings.items()}
 
 

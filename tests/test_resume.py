@@ -8,7 +8,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, Checkpoint
 from torch import Tensor
 
 from protoclip.cli.build import build_datamodule, build_module, build_trainer, find_run
@@ -38,6 +38,23 @@ class Recorder(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.stop_after is not None and trainer.current_epoch + 1 == self.stop_after:
             trainer.should_stop = True
+
+
+def logging(*more: str) -> list[str]:
+    """Words that switch ``metrics.csv`` on, with a row at every third step and validation at every other episode."""
+    logger = "{csv:{_target_:callbacks.metrics_csv.MetricsCSV,folder:'${run_dir}',exclude:[seconds/,relative_epoch]}}"
+    pictures = "{pairs:{_target_:datamodules.scenes.ScenePairs,split:val,size:12,image_size:32}}"
+    tasks = "{retrieval:{_target_:protoclip.evaluation.tasks.Retrieval,pictures:pairs}}"
+    part = f"{{pictures:{pictures},tasks:{tasks}}}"
+    evaluation = f"{{every:2,monitor:null,validation:{part},test:{part}}}"
+    rate = "{_target_:pytorch_lightning.callbacks.LearningRateMonitor,logging_interval:step}"
+    return [
+        f"++logger={logger}",
+        f"++evaluation={evaluation}",
+        "++trainer.log_every_n_steps=3",
+        f"+callbacks.learning_rate={rate}",
+        *more,
+    ]
 
 
 def run(config: DictConfig, *, stop_after: int | None = None, resume: Path | None = None) -> tuple[Recorder, Path]:
@@ -81,7 +98,7 @@ def assert_equal(left: Any, right: Any, path: str = "") -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("method", METHODS)
 def test_resume_after_every_episode(compose_tiny: Compose, tmp_path: Path, method: str, workers: int) -> None:
-    words = [f"num_workers={workers}", f"run.episodes={EPISODES}"]
+    words = logging(f"num_workers={workers}", f"run.episodes={EPISODES}")
     whole, last = run(compose_tiny(method, *words, runs=tmp_path / "whole"))
     steps = len(whole.losses) // EPISODES
     for stop in range(1, EPISODES):
@@ -92,6 +109,48 @@ def test_resume_after_every_episode(compose_tiny: Compose, tmp_path: Path, metho
         assert first.samples + second.samples == whole.samples
         assert torch.equal(torch.stack(first.losses + second.losses), torch.stack(whole.losses))
         assert_equal(state(resumed), state(last))
+        assert metrics(resumed) == metrics(last)
+
+
+def metrics(checkpoint: Path) -> str:
+    """Rows of all figures but times."""
+    text = (checkpoint.parent.parent / "metrics.csv").read_text()
+    assert text.startswith("epoch,step,")
+    for name in ("train/loss", "validation/loss", "validation/retrieval/mean_recall", "lr-AdamW"):
+        assert name in text.splitlines()[0]
+    assert "seconds" not in text
+    return text
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_kill_after_a_checkpoint_loses_no_row(compose_tiny: Compose, tmp_path: Path, method: str) -> None:
+    """Lightning logs what an episode has gathered after its checkpoint; here, nothing is left to log by then."""
+
+    class Killed(BaseException):
+        pass
+
+    class Kill(Callback):
+        def __init__(self) -> None:
+            self.text = ""
+
+        def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            if trainer.current_epoch == 2:
+                assert metrics(checkpoint) == self.text
+                raise Killed
+
+    class Saved(Checkpoint):
+        def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            kill.text = metrics(checkpoint) if trainer.current_epoch == 1 else ""
+
+    config = compose_tiny(method, *logging())
+    datamodule = build_datamodule(config)
+    directory = find_run(config, datamodule)
+    checkpoint = directory.path / "checkpoints" / "last.ckpt"
+    trainer, kill = build_trainer(config, datamodule), Kill()
+    trainer.callbacks[:] = [kill, *trainer.callbacks, Saved()]  # type: ignore[attr-defined]
+    with pytest.raises(Killed):
+        trainer.fit(build_module(config), datamodule=datamodule)
+    assert kill.text.count("\n") > 3
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -101,7 +101,7 @@ class Experiment:
         files = {"lightning.yaml": OmegaConf.to_yaml(OmegaConf.create(dict(self.settings)))}
         if self.config is not None:
             files["config.yaml"] = self.config
-        rank_zero_only(self.run.describe)(
+        self.run.describe(
             files,
             manifest=self.datamodule.train.fingerprint,
             seed=self.settings["seed_everything"],

@@ -77,7 +77,7 @@ def test_last_is_of_the_last_episode_and_best_of_the_best(runs: list[Run]) -> No
 def test_every_checkpoint_loads_without_pickle(runs: list[Run]) -> None:
     for run in runs:
         files = sorted(run.built.checkpoints.iterdir())
-        assert [file.name for file in files] == ["best.ckpt", "last.ckpt"]
+        assert [file.name for file in files] == ["best.ckpt", "last.ckpt", "previous.ckpt"]
         for file in files:
             checkpoint = torch.load(file, weights_only=True)
             assert len(checkpoint["callbacks"]["PhaseTimer"]["episodes"]) == checkpoint["epoch"] + 1

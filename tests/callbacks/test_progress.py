@@ -109,7 +109,7 @@ def test_training_and_validation_have_lightnings_bars(tmp_path: Path, bars: list
     built = build(tiny_config(tmp_path, "clip", progress=True))
     bar = progress_of(built)
     bar.setup(built.trainer, built.module, "fit")
-    assert built.module.clock.listener is bar
+    assert built.module.clock.listeners == [bar]
     for phase in ("training", "validation"):
         with built.module.clock.phase(phase):
             bar.phase_advanced()

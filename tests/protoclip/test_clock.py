@@ -102,7 +102,7 @@ def test_an_error_ends_the_phase(time: Time) -> None:
 
 def test_listener_hears_phases_and_steps(time: Time) -> None:
     clock, listener = PhaseClock(), Listener()
-    clock.listener = listener
+    clock.listeners.append(listener)
     clock.begin("training", 4)
     assert list(clock.track("extraction", [7, 8])) == [7, 8]
     list(clock.track("streaming", itertools.repeat(0, 1).__iter__()))

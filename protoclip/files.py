@@ -1,0 +1,60 @@
+"""Files that are whole or absent, at whatever moment their writer dies."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file that takes the place of ``path`` when the body is done, on the disk by then; else ``path`` stays.
+
+    Temporary files that dead writers left in the folder are removed.
+    """
+    remove_stale(path.parent)
+    temporary = temporary_beside(path)
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def temporary_beside(path: Path) -> Path:
+    """A hidden name in the same folder, which tells this process as its writer."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def remove_stale(folder: Path) -> None:
+    """Remove temporary files whose writers are dead; a process writes one file at a time, so its own are stale too."""
+    for file in folder.glob(".*.tmp"):
+        writer = file.name.split(".")[-2]
+        if writer.isdecimal() and not _another_lives(int(writer)):
+            file.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring a folder's names to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _another_lives(process: int) -> bool:
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

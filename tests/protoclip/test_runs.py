@@ -1,0 +1,108 @@
+"""A run directory is written by one process, and its files are whole (protoclip/runs.py)."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+from lightning_utilities.core.rank_zero import rank_zero_only
+
+from protoclip import runs
+from protoclip.checkpoints import AtomicCheckpointIO
+from protoclip.reports.rows import Row
+from protoclip.runs import Run, load
+
+ROW = Row(
+    run="hash", name="n", git="g", model="m", method="clip", seed=0, data={}, task="t",
+    metrics={"top1": 1.0}, counts={}, prompts=None, cost={}, time="now",
+)  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path / "hash", "hash")
+
+
+def test_a_second_writer_is_refused(run: Run) -> None:
+    other = Run(run.path, run.hash)
+    told = "being written by another process: wait for it, or choose"
+    with run.lock(), pytest.raises(ValueError, match=told), other.lock():
+        pass
+    with other.lock():
+        pass
+
+
+def test_a_failure_releases_the_lock(run: Run) -> None:
+    def fail() -> None:
+        with run.lock():
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    with run.lock():
+        pass
+
+
+def test_children_of_a_killed_process_do_not_hold_its_lock(run: Run) -> None:
+    """Loader workers live on for seconds after a SIGKILL."""
+    told, tell = os.pipe()
+    holder = os.fork()
+    if not holder:
+        with run.lock():
+            worker = os.fork()
+            if worker:
+                os.write(tell, str(worker).encode())
+            time.sleep(60)
+            os._exit(0)
+    worker = int(os.read(told, 20))
+    os.kill(holder, 9)
+    os.waitpid(holder, 0)
+    try:
+        with run.lock():
+            os.kill(worker, 0)  # it is still there
+    finally:
+        os.kill(worker, 9)
+
+
+def test_only_the_first_process_writes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    with run.lock():
+        run.describe("a: 1\n", "manifest")
+        run.write_rows([ROW])
+        run.finish()
+    assert not run.path.exists()
+
+
+def test_files_are_replaced_as_a_whole(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    run.describe("a: 1\n", "manifest")
+    run.write_rows([ROW])
+    run.write_rows([ROW, ROW])
+    run.finish()
+    assert run.rows == [ROW, ROW]
+    assert run.done
+    assert (run.path / "config.yaml").read_text() == "a: 1\n"
+    assert json.loads((run.path / "run.json").read_text())["manifest"] == "manifest"
+
+    def full(path: str, rows: object) -> None:
+        Path(path).write_text("half a row")
+        raise OSError
+
+    monkeypatch.setattr(runs, "append_rows", full)
+    with pytest.raises(OSError):  # noqa: PT011 - any
+        run.write_rows([ROW])
+    assert run.rows == [ROW, ROW]
+    assert {path.name for path in run.path.iterdir()} == {"config.yaml", "run.json", "rows.jsonl", "DONE"}
+
+
+def test_last_is_neither_previous_nor_diagnostic(run: Run) -> None:
+    for name in ("previous", "diagnostic", "best"):
+        AtomicCheckpointIO().save_checkpoint({}, run.path / "checkpoints" / f"{name}.ckpt")
+        assert run.last is None
+    AtomicCheckpointIO().save_checkpoint({}, run.path / "checkpoints" / "last.ckpt")
+    assert run.last == run.path / "checkpoints" / "last.ckpt"
+
+
+def test_a_run_without_checkpoint_is_not_loaded(run: Run) -> None:
+    with pytest.raises(ValueError, match="holds no checkpoint"):
+        load(run.path)
