@@ -6,14 +6,14 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader
+from torch.utils.data import DataLoader
 
-from datamodules.datasets import EpisodeDataset, EvaluationDataset, collate_evaluation
+from datamodules.datasets import BatchShare, EpisodeDataset, EvaluationDataset, collate_evaluation
 from datamodules.episodes import EpisodePlan, EpisodeSampler, local_batch_size
 from datamodules.faults import FaultCounter
 from datamodules.sources import PairSource, Pictures
 from datamodules.views import MEAN, STD, PictureTransform, evaluation_transform
-from protoclip.ranges import NonNegativeInt, PositiveInt
+from protoclip.ranges import NonNegativeInt, PositiveInt, Share
 
 Loader = DataLoader[dict[str, Tensor]]
 
@@ -56,11 +56,12 @@ class ImageTextDataModule(pl.LightningDataModule):
         evaluation_batch_size: PositiveInt = 256,
         num_workers: NonNegativeInt = 0,
         seed: int = 0,
-        max_faults: float = 0.1,
+        max_faults: Share = 0.1,
     ) -> None:
         super().__init__()
         self.train = train
         self.plan = plan(len(train))
+        EpisodeSampler(self.plan, purpose="train", batch_size=batch_size)  # refuses what does not fit, before training
         self.tokenize = tokenize
         self.batch_size = batch_size
         self.validation = dict(validation or {})
@@ -116,14 +117,9 @@ class ImageTextDataModule(pl.LightningDataModule):
         return self.test_dataloader()
 
     def evaluation_dataloader(self, pictures: Pictures) -> Loader:
-        """Pictures of a set with their captions or labels: of all its batches every ``world``-th, an empty one if none.
-
-        Batches are whole, so that their losses are those of one process.
-        """
+        """This process' batches of a set, with captions or labels."""
         dataset = EvaluationDataset(pictures, transform=self.evaluation_transform, tokenize=self.tokenize)
-        batches = [*BatchSampler(range(len(dataset)), self.evaluation_batch_size, drop_last=False)]
-        rank, world = self._place
-        share = batches[rank::world] or [[]]  # Lightning skips a loader of no batch, and all hooks with it
+        share = BatchShare(len(dataset), self.evaluation_batch_size, *self._place)
         return self._loader(dataset, batch_sampler=share, collate_fn=collate_evaluation)
 
     @property

@@ -1,12 +1,12 @@
 """Samples of training episodes and of evaluation sets, and how they are collated."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import BatchSampler, Dataset, Sampler, default_collate
 
 from datamodules.episodes import SampleKey
 from datamodules.sources import PairSource, Picture, Pictures, UnreadableSample
@@ -111,6 +111,29 @@ class EvaluationDataset(Dataset[dict[str, Any]]):
         if captions is not None:
             sample["text"] = self.tokenize(captions(index))
         return sample
+
+
+class BatchShare(Sampler[list[int]]):
+    """Of all batches of a set every ``world``-th, or an empty one: Lightning skips a loader of no batch with its hooks.
+
+    Batches are whole, so that their losses are those of one process.
+
+    Args:
+        size: samples of the set.
+        batch_size: samples of a batch.
+        rank: this process.
+        world: number of processes.
+    """
+
+    def __init__(self, size: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
+        batches = [*BatchSampler(range(size), batch_size, drop_last=False)]
+        self.batches = batches[rank::world] or [[]]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)
 
 
 def collate_evaluation(samples: list[dict[str, Any]]) -> dict[str, Tensor]:

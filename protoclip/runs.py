@@ -176,7 +176,11 @@ def config_hash(config: Mapping[str, Any], fingerprints: Mapping[str, str]) -> s
         config: plain containers.
         fingerprints: of the corpus and the picture sets, by name.
     """
-    settings = {key: value for key, value in _flatten({name: config[name] for name in HASHED}) if not _unhashed(key)}
+    settings = {
+        key: value
+        for key, value in _flatten({name: config[name] for name in HASHED if name in config})
+        if not _unhashed(key)
+    }
     text = json.dumps({"settings": settings, "data": dict(fingerprints)}, sort_keys=True)
     return sha256(text.encode()).hexdigest()[:12]
 

@@ -174,7 +174,7 @@ def find_run(config: DictConfig, datamodule: ImageTextDataModule, extra: Mapping
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     digest = config_hash(
-        {str(key): value for key, value in plain.items()} | {"extra": dict(extra or {})},
+        {str(key): value for key, value in plain.items()} | ({"extra": dict(extra)} if extra else {}),
         {name: pictures.fingerprint for name, pictures in sources.items()},
     )
     run = Run(Path(config.runs) / config.name / digest, digest)

@@ -8,11 +8,12 @@ because the first run of a process also pays for what the others find in memory.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig
 from rich.console import Console
 
 from protoclip.cli.compose import compose_config
-from protoclip.cli.experiment import run_experiment
+from protoclip.cli.experiment import run_experiment, screen
 from protoclip.cli.figures import draw_embeddings, draw_prototypes
 from protoclip.reports.rows import Row, append_rows
 from protoclip.reports.tables import comparison_table, print_table, to_csv, to_markdown
@@ -32,7 +33,7 @@ def compare(words: Sequence[str], *, console: Console | None = None) -> Path:
     Raises:
         ValueError: an arm takes the cost of an arm that does not come before it.
     """
-    console = console or Console()
+    console = console or screen()
     base = compose_config(words)
     if base.get("compare") is None:
         raise ValueError("protoclip compare needs arms: give experiment=demo, or compare=scenes")
@@ -65,6 +66,7 @@ def _seconds(runs: Sequence[Run]) -> float:
     return sum(run.cost["seconds_per_episode"] for run in runs)
 
 
+@rank_zero_only
 def _report(folder: Path, runs: Mapping[str, Sequence[Run]], base: DictConfig, console: Console) -> None:
     rows: list[Row] = [{**row, "arm": name} for name, members in runs.items() for run in members for row in run.rows]
     table = comparison_table(rows, list(base.compare.columns))

@@ -110,6 +110,8 @@ class Experiment:
         self.console.print(f"{self.run.path}: {'going on after the last episode' if self.run.last else 'starting'}")
         self.trainer.fit(self.module, datamodule=self.datamodule, ckpt_path=self.run.last, weights_only=True)
         self._trained = True
+        if (faults := self.datamodule.faults)["pairs"]:
+            self.console.print(f"{faults['pairs']} pairs cannot be read: replaced {faults['samples']} times")
 
     def validate(self, ckpt: Path | None = None) -> None:
         """Run the validation tasks and show what they give."""
@@ -154,6 +156,7 @@ class Experiment:
         path = ckpt or self.run.last
         if self._trained and ckpt is None:
             return None
+        self.trainer.loggers = []  # a trainer that has not trained would log at step 0
         if path is None:
             raise ValueError(f"{self.run.path} holds no checkpoint: train it first, or give ckpt=FILE")
         return path

@@ -84,18 +84,21 @@ def _wanted(reason: str, message: str) -> str:
     if reason.startswith("Input "):
         return reason.split(" [type=", maxsplit=1)[0].removeprefix("Input ")
     names: list[str] = []
+    depth = 0
     for line in message.splitlines():
-        found = re.search(r"Expected an? (?:<class '([\w.]+)'>|(?:typing\.)?(Literal\[.*\]))", line)
-        if found:
+        found = re.search(r"Expected an? (?:<class '([\w.]+)'>|(?:typing\.)?(Literal\[.*?\]))", line)
+        indent = len(line) - len(line.lstrip())
+        if found and (not names or indent == depth):
             names.append((found[1] or found[2]).rpartition("collections.abc.")[2])
-        elif names and "Expected a" not in line:
+            depth = indent
+        elif names:
             break
-    kept = [name for name in dict.fromkeys(names) if name != "torch.Tensor"]
+    kept = sorted({*names} - {"torch.Tensor"}, key=lambda name: (name == "NoneType", name))
     types = " or ".join(
         {"NoneType": "null", "Sequence": "a list", "tuple": "a list", "Mapping": "a dict"}.get(name, name)
         for name in kept
     )
-    return f"expected {types}" if types else reason
+    return f"expected {types}" if types not in {"", "null"} else reason
 
 
 def _locate(resolved: Any, keys: Sequence[str], message: str) -> tuple[tuple[str, ...], Any]:

@@ -82,7 +82,7 @@ class ImageTextCLI(LightningCLI):
             if self.settings["trainer"].get("max_epochs") is None:
                 self.settings["trainer"]["max_epochs"] = run_length(parsed["run"], datamodule)
             settings = on_this_machine(place(self.settings, str(self.run.path)))
-            self.config = parser.parse_args([self.stage, "--config", yaml.safe_dump(settings)])
+            self.config = parser.parse_args([self.stage, "--config", yaml.safe_dump(settings, sort_keys=False)])
         except ArgumentError as error:
             known = (name for action in self._parser(self.stage)._actions for name in action.option_strings)
             raise ValueError(explain_flag(str(error), known)) from error
@@ -90,10 +90,10 @@ class ImageTextCLI(LightningCLI):
     def _parse(
         self, parser: LightningArgumentParser, settings: dict[str, Any], *, flags: bool = True
     ) -> dict[str, Any]:
-        words = [self.stage, "--config", yaml.safe_dump(settings), *(self.flags if flags else ())]
+        words = [self.stage, "--config", yaml.safe_dump(settings, sort_keys=False), *(self.flags if flags else ())]
         parsed = parser.parse_args(words)[self.stage]
         stage_parser = self._subcommand_parsers[self.stage]
-        plain: dict[str, Any] = yaml.safe_load(stage_parser.dump(parsed, skip_none=False, skip_validation=True))
+        plain: dict[str, Any] = yaml.safe_load(stage_parser.dump(parsed, skip_unset=False, skip_validation=True))
         return plain
 
     def _find_run(

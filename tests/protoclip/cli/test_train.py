@@ -1,6 +1,7 @@
 """``protoclip-train`` in process: a run, the same command again, a sweep, and mistakes in one line."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -55,8 +56,8 @@ def test_a_run_leaves_its_results(finished: Path) -> None:
 
 
 def test_a_finished_run_loads(finished: Path) -> None:
-    module, config = load(finished)
-    assert config.method == "protoclip"
+    module, settings = load(finished)
+    assert settings["run"]["method"] == "protoclip"
     saved = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert all(torch.equal(value, saved[name]) for name, value in module.state_dict().items())
     assert not module.training
@@ -83,18 +84,33 @@ def test_workers_and_places_do_not_change_the_directory(finished: Path, tmp_path
     assert [run.name for run in (tmp_path / "protoclip-scenes").iterdir()] == [finished.name]
 
 
-def test_a_sweep_makes_a_directory_for_each_job(tmp_path: Path) -> None:
+def test_a_sweep_skips_what_is_finished_and_redoes_what_is_gone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     kept = (word for word in words(tmp_path) if "prototype" not in word and "run.episodes" not in word)
-
-    assert train(["-m", *kept, "seed=0,1", "run.episodes=1", "method=clip"]) == 0
-    assert len(list((tmp_path / "clip-scenes").iterdir())) == 2
+    sweep = ["-m", *kept, "seed=0,1", "run.episodes=1", "method=clip,protoclip"]
+    assert train(sweep) == 0
+    runs = sorted(tmp_path.glob("*/*"))
+    assert sorted(run.parent.name for run in runs) == ["clip-scenes"] * 2 + ["protoclip-scenes"] * 2
+    made = {run: (run / "rows.jsonl").stat().st_mtime_ns for run in runs}
+    capsys.readouterr()
+    assert train(sweep) == 0
+    assert capsys.readouterr().out.count("is finished: nothing to do") == 4
+    gone = runs[1]
+    weights = torch.load(gone / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    shutil.rmtree(gone)
+    assert train(sweep) == 0
+    assert sorted(tmp_path.glob("*/*")) == runs
+    assert [run for run in runs if (run / "rows.jsonl").stat().st_mtime_ns != made[run]] == [gone]
+    again = torch.load(gone / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
 
 
 def test_a_sweep_of_several_devices_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train(["-m", *words(tmp_path, "trainer=ddp_sim", "seed=0,1")]) == 2
-    error = capsys.readouterr().err
-    assert "start each job by torchrun" in error
-    assert error.count("\n") == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2  # each job tells its own
+    assert all("start each job by torchrun" in line for line in lines)
 
 
 @pytest.mark.parametrize(

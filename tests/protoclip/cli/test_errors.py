@@ -1,0 +1,221 @@
+"""What a user can mend is one line and exit code 2; what he cannot keeps its traceback."""
+
+import errno
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from callbacks.phase_timer import PhaseTimer
+from protoclip import files
+from protoclip.cli import main, train
+from protoclip.cli.errors import exit_code, told
+from protoclip.runs import Run
+from tests.protoclip.cli.test_train import words
+
+
+class Complain:
+    """Runs a command that must fail, and gives its one line."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self.capsys = capsys
+
+    def __call__(self, argv: Sequence[str], command: Any = train) -> str:
+        self.capsys.readouterr()
+        assert command(argv) == 2
+        line = self.capsys.readouterr().err
+        assert line.startswith("error: ")
+        assert line.count("\n") == 1
+        return line
+
+
+@pytest.fixture
+def complain(capsys: pytest.CaptureFixture[str]) -> Complain:
+    return Complain(capsys)
+
+
+def the_run(runs: Path) -> Run:
+    (path,) = (path.parent for path in runs.glob("*/*/run.json"))
+    return Run(path, path.name)
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("batch_sise=4", "batch_sise: there is no such option: did you mean 'batch_size'?"),
+        ("metod=clip", "metod: there is no such option: did you mean 'method'?"),
+        ("method=protclip", "method=protclip: there is clip, protoclip: did you mean 'protoclip'?"),
+        ("+terms.image_text.wieght=2", "terms.image_text.wieght: there is no such option: did you mean 'weight'?"),
+        ("batch_size=[4", "cannot read 'batch_size=[4'"),
+        ("method=clip,protoclip", "method=clip,protoclip': add -m for a sweep"),
+        ("prototype.kmeans.device=cuda", "this FAISS build has no GPU: set kmeans.backend=torch, or kmeans.device=cpu"),
+        ("prototype.images_per_prototype=0.5", "set prototype.num_prototypes between 1 and 32"),
+        ("episode.size=100", "set episode.size to 64 or less, or episode.replacement=true"),
+        ("batch_size=64", "set batch_size between 1 and episode.size"),
+        ("optimizer.optimizer.lr=-1", "optimizer.optimizer: Invalid learning rate: -1.0"),
+        ("trainer.accelerator=gpu", "trainer: No supported gpu backend found!"),
+        ("ckpt=last.ckpt", "ckpt is for protoclip validate, test and predict"),
+    ],
+)
+def test_a_wrong_word(word: str, line: str, tmp_path: Path, complain: Complain) -> None:
+    assert line in complain(words(tmp_path / "runs", word))
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (None, "no file matches"),
+        ("", "is empty: it needs a header and rows"),
+        ("filepath,title\n", "holds no pair: it needs rows"),
+        ("filepath,caption\na.png,a cat\n", "has no column 'title'"),
+    ],
+)
+def test_a_wrong_manifest(content: str | None, line: str, tmp_path: Path, complain: Complain) -> None:
+    path = tmp_path / "pairs.csv"
+    if content is not None:
+        path.write_text(content, encoding="utf-8")
+    kept = (word for word in words(tmp_path / "runs") if not word.startswith("data."))
+    told_ = complain([*kept, "data=manifest", f"data.path={path}"])
+    assert line in told_
+    assert "pairs.csv" in told_
+
+
+@pytest.mark.parametrize("stage", ["validate", "test", "predict"])
+def test_a_stage_without_a_checkpoint(stage: str, tmp_path: Path, complain: Complain) -> None:
+    assert "holds no checkpoint: train it first" in complain([stage, *words(tmp_path)], main)
+    assert "no file nowhere.ckpt" in complain([stage, *words(tmp_path), "ckpt=nowhere.ckpt"], main)
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (["fitt"], "invalid choice: 'fitt'"),
+        ([], "COMMAND"),
+        (["fit", "--config", "nowhere.yaml", "--run_dir", "x"], "no file nowhere.yaml"),
+        (["fit", "--config", "README.md"], "give --run_dir DIR"),
+        (["fit", "--config", "README.md", "--run_dir", "x"], "README.md is no LightningCLI file"),
+        (["fit", "batch_sise=3"], "batch_sise: there is no such option"),
+        (["runs", "nowhere"], "no runs in nowhere"),
+        (["compare"], "needs arms: give experiment=demo"),
+        (["table", "nowhere.md"], "no file nowhere.md"),
+    ],
+)
+def test_wrong_commands(argv: list[str], line: str, complain: Complain) -> None:
+    assert line in complain(argv, main)
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--trainer.max_epoch", "2"], "--trainer.max_epoch: there is no such option: did you mean '--trainer.max_ep"),
+        (["--trainer.max_epochs", "x"], "--trainer.max_epochs: expected int or null"),
+        (["--model.weight_decay=-1"], "--model.weight_decay: should be greater than or equal to 0"),
+    ],
+)
+def test_wrong_flags(flags: list[str], line: str, tmp_path: Path, complain: Complain) -> None:
+    assert line in complain(["fit", *words(tmp_path), *flags], main)
+
+
+def test_the_checkpoint_of_another_method(tmp_path: Path, complain: Complain) -> None:
+    assert train(words(tmp_path / "runs")) == 0
+    ckpt = the_run(tmp_path / "runs").last
+    clip = [word for word in words(tmp_path / "other", "method=clip", f"ckpt={ckpt}") if "prototype" not in word]
+    line = complain(["test", *clip], main)
+    assert "terms image_text, prototype; here image_text" in line
+    assert "give the options that it was trained with, such as method" in line
+
+
+def test_a_truncated_checkpoint_and_the_one_before(tmp_path: Path, complain: Complain) -> None:
+    argv = words(tmp_path)
+    assert train(argv) == 0
+    run = the_run(tmp_path)
+    (run.path / "DONE").unlink()
+    assert run.last is not None
+    run.last.write_bytes(run.last.read_bytes()[:-1000])
+    line = complain(argv)
+    previous = run.last.with_name("previous.ckpt")
+    assert f"mv {previous} {run.last}" in line
+    previous.replace(run.last)
+    assert train(argv) == 0
+    assert run.done
+
+
+def test_two_runs_in_one_directory(tmp_path: Path, complain: Complain) -> None:
+    assert train(words(tmp_path)) == 0
+    run = the_run(tmp_path)
+    (run.path / "DONE").unlink()
+    with run.lock():
+        assert "is being written by another process: wait for it" in complain(words(tmp_path))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk(number: int, tmp_path: Path, complain: Complain, monkeypatch: pytest.MonkeyPatch) -> None:
+    argv = words(tmp_path)
+    fsync = os.fsync
+
+    def full(descriptor: int) -> None:
+        if ".last.ckpt." in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    assert os.strerror(number) in complain(argv)
+    run = the_run(tmp_path)
+    assert run.last is None
+    assert not list(run.path.rglob("*.tmp"))
+    monkeypatch.undo()
+    assert train(argv) == 0
+    assert run.done
+
+
+def test_a_loss_that_is_not_finite(tmp_path: Path, complain: Complain) -> None:
+    argv = words(tmp_path, "optimizer.optimizer.lr=1e30", "optimizer.schedule.warmup=0")
+    line = complain(argv)
+    run = the_run(tmp_path)
+    diagnostic = run.path / "checkpoints" / "diagnostic.ckpt"
+    assert "loss is not finite at step 1 of episode 0 (image_text nan" in line
+    assert "lower optimizer.optimizer.lr" in line
+    assert str(diagnostic) in line
+    assert torch.load(diagnostic, weights_only=True)["diagnostic"]["step"] == 1
+    assert run.last is None
+    assert complain(argv) == line
+
+
+def test_too_many_unreadable_pictures(tmp_path: Path, complain: Complain) -> None:
+    rows = "".join(f"{number}.png,a cat\n" for number in range(64))
+    (tmp_path / "pairs.csv").write_text(f"filepath,title\n{rows}", encoding="utf-8")
+    kept = (word for word in words(tmp_path / "runs") if not word.startswith("data."))
+    line = complain([*kept, "data=manifest", f"data.path={tmp_path / 'pairs.csv'}"])
+    assert "cannot read" in line
+
+
+def test_a_fault_keeps_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        int("not ours")
+
+    monkeypatch.setattr(PhaseTimer, "on_train_epoch_start", fail)
+    with pytest.raises(ValueError, match="invalid literal") as caught:
+        train(words(tmp_path))
+    assert told(caught.value) is None
+
+
+def test_exit_codes() -> None:
+    assert exit_code(lambda: None) == 0
+    with pytest.raises(KeyError):
+        exit_code(lambda: {}["a"])
+    with pytest.raises(FileNotFoundError):
+        exit_code(lambda: Path("/nowhere").read_text())
+
+
+def test_no_code_swallows_everything() -> None:
+    root = Path(__file__).parents[3]
+    for package in ("protoclip", "datamodules", "callbacks", "benchmarks"):
+        for path in (root / package).rglob("*.py"):
+            text = path.read_text(encoding="utf-8")
+            assert "except Exception" not in text, path
+            assert "except BaseException" not in text, path
+            assert "except:" not in text, path

@@ -1,0 +1,106 @@
+"""``protoclip fit|validate|test|predict`` in process, beside ``protoclip-train`` on the same words."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from protoclip.cli import main, train
+from protoclip.reports.rows import read_rows
+from protoclip.runs import Run, load
+from tests.protoclip.cli.test_train import words
+
+Finished = tuple[Path, list[str]]
+
+
+def last(run: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    return state
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    left, right = last(one), last(other)
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    runs = tmp_path_factory.mktemp("runs")
+    chosen = [*(word for word in words(runs) if word != "logger=none"), "trainer.log_every_n_steps=1"]
+    assert train(chosen) == 0
+    (run,) = (runs / "protoclip-scenes").iterdir()
+    return run, chosen
+
+
+def test_the_file_of_a_run_repeats_it_digit_for_digit(finished: Finished, tmp_path: Path) -> None:
+    run, _ = finished
+    file, again = str(run / "lightning.yaml"), tmp_path / "again"
+    assert main(["fit", "--config", file, "--run_dir", str(again)]) == 0
+    assert not (again / "DONE").exists()
+    assert main(["test", "--config", file, "--run_dir", str(again)]) == 0
+    assert_same_weights(run, again)
+    assert (run / "metrics.csv").read_bytes() == (again / "metrics.csv").read_bytes()
+    assert [row["metrics"] for row in read_rows(again / "rows.jsonl")[:-1]] == [
+        row["metrics"] for row in read_rows(run / "rows.jsonl")[:-1]
+    ]
+    assert (again / "DONE").exists()
+    assert load(again)[1]["run"] == load(run)[1]["run"]
+
+
+def test_words_lead_to_the_same_directory_as_the_other_door(
+    finished: Finished, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, chosen = finished
+    assert main(["fit", *chosen, "--data.num_workers", "1"]) == 0
+    assert f"{run} is finished" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_flags_decide_the_directory_and_the_run(finished: Finished, tmp_path: Path) -> None:
+    _, chosen = finished
+    longer, other = [*chosen, f"runs={tmp_path}"], [*chosen, f"runs={tmp_path}", "optimizer.weight_decay=0.3"]
+    assert main(["fit", *longer, "--trainer.max_epochs", "1", "--model.weight_decay=0.3"]) == 0
+    assert main(["fit", *other, "--trainer.max_epochs=1"]) == 0
+    one, two = sorted((tmp_path / "protoclip-scenes").iterdir(), key=lambda path: path.stat().st_mtime)
+    assert_same_weights(one, two)
+    assert Run(one, one.name).finished_episodes == 1
+    assert yaml.safe_load((one / "lightning.yaml").read_text())["model"]["weight_decay"] == 0.3
+
+
+def test_a_stage_without_training_takes_the_last_checkpoint(finished: Finished) -> None:
+    run, chosen = finished
+    before = [row["metrics"] for row in read_rows(run / "rows.jsonl")]
+    assert main(["test", *chosen]) == 0
+    assert [row["metrics"] for row in read_rows(run / "rows.jsonl")[:-1]] == before[:-1]
+    assert main(["validate", *chosen]) == 0
+    assert main(["predict", *chosen]) == 0
+    with np.load(run / "features" / "pairs.npz") as features:
+        assert features["image_features"].shape == (40, 16)
+        assert features["text_features"].shape == (len(features["owner"]), 16)
+        np.testing.assert_allclose(np.linalg.norm(features["image_features"], axis=1), 1, atol=1e-5)
+    with np.load(run / "features" / "objects.npz") as features:
+        assert "text_features" not in features
+        assert sorted(features["index"]) == list(range(64))
+
+
+def test_another_checkpoint_has_its_own_directory(finished: Finished) -> None:
+    run, chosen = finished
+    other = run.parent / "elsewhere.ckpt"
+    other.write_bytes((run / "checkpoints" / "last.ckpt").read_bytes())
+    before = {path.name for path in run.parent.iterdir()}
+    assert main(["test", *chosen, f"ckpt={other}"]) == 0
+    (made,) = {path.name for path in run.parent.iterdir()} - before
+    rows = read_rows(run.parent / made / "rows.jsonl")
+    assert [row["metrics"] for row in rows[:-1]] == [row["metrics"] for row in read_rows(run / "rows.jsonl")[:-1]]
+    assert not (run.parent / made / "DONE").exists()
+
+
+def test_help_is_lightnings(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["fit", "--help"])
+    assert caught.value.code == 0
+    told = capsys.readouterr().out
+    assert "--trainer.max_epochs" in told
+    assert "--model.weight_decay" in told
