@@ -19,6 +19,12 @@ _SECTIONS = {
     "trainer.callbacks": "callbacks",
     "trainer.logger": "logger",
 }
+_CLASSES = {
+    "model": "protoclip.module.ImageTextPretraining",
+    "datamodule": "datamodules.datamodule.ImageTextDataModule",
+    "trainer": "pytorch_lightning.Trainer",
+}
+"""What the sections that name no class are arguments of."""
 _WRAPPING = ("Problem with given", "Does not validate", "Subtypes:", "Errors:", "Type collections.abc", "1 validation")
 _PLAIN = {"NoneType": "null", "Sequence": "a list", "tuple": "a list", "Mapping": "a dict"}
 
@@ -135,7 +141,7 @@ def _siblings(resolved: Any, path: Sequence[str]) -> list[str]:
     node = resolved
     for part in path[:-1]:
         node = node[int(part)] if isinstance(node, list) else node.get(part, {})
-    target = node.get("_target_") if isinstance(node, dict) else None
+    target = _CLASSES.get(".".join(path[:-1])) or (node.get("_target_") if isinstance(node, dict) else None)
     return list(signature(get_object(target)).parameters) if target else list(node)
 
 

@@ -24,7 +24,7 @@ def translate(config: DictConfig) -> dict[str, Any]:
     config.run_dir = "\\" + RUN_DIR
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
-    sections = {section: _translated(plain[key])["init_args"] for section, key in PLACES.items()}
+    sections = {section: _translated(plain[key]) for section, key in PLACES.items()}
     for kind in ("callbacks", "logger"):
         sections["trainer"][kind] = [_translated(node) for node in plain[kind].values()]
     run = {key: plain[key] for key in ("name", "method", "runs")}

@@ -16,7 +16,7 @@ from tests.conftest import Compose
         ("optimizer.optimizer.lr=abc", "optimizer.optimizer.lr=abc: expected float"),
         ("+optimizer.optimizer.lrr=1", "optimizer.optimizer.lrr: there is no such option: did you mean 'lr'?"),
         ("+terms.image_text.wieght=1", "terms.image_text.wieght: there is no such option: did you mean 'weight'?"),
-        ("+trainer.max_epoch=1", "trainer.max_epoch: there is no such option"),
+        ("+trainer.max_epoch=1", "trainer.max_epoch: there is no such option: did you mean 'max_epochs'?"),
         ("trainer.gradient_clip_val=x", "trainer.gradient_clip_val=x: expected float or int or null"),
         ("heads.prototype.norm=bn", "heads.prototype.norm=bn: expected Literal['batch', 'layer', 'none']"),
         ("terms=5", "terms=5: expected a dict"),
