@@ -107,7 +107,7 @@ def _misspelt(rng: random.Random, options: dict[str, Any], folder: Path) -> BadI
 def _wrong_type(rng: random.Random, options: dict[str, Any], folder: Path) -> BadInput:
     numbers = [name for name, value in options.items() if isinstance(value, int | float) and not name.endswith("sync")]
     name = rng.choice(numbers)
-    free = "_cfg." in name  # open_clip's fields, which are told together
+    free = "_cfg." in name or name == "trainer.devices"  # told in the words of open_clip and Lightning
     word = f"{name}={rng.choice(['abc', '[1,2]', '{a:1}', 'five', '1x'])}"
     return BadInput((word,), name.rpartition(".")[2] if free else name)
 

@@ -120,8 +120,14 @@ def _locate(resolved: Any, keys: Sequence[str], message: str) -> tuple[tuple[str
     for part in start:
         node = node.get(part) if isinstance(node, dict) else None
     found = [(path, value) for path, value in nodes(node, start) if _follows(path[len(start) :], wanted)]
-    named = [(path, value) for path, value in found if re.search(rf"value: {re.escape(str(value))}(\W|$)", message)]
-    return (named or found or [((*start, *wanted), node)])[0]
+    named = [(path, value) for path, value in found if _is_told(value, message)] or found or [((*start, *wanted), node)]
+    path, value = named[0]
+    inside = [(place, leaf) for place, leaf in nodes(value, path) if _is_told(leaf, message) and leaf is not value]
+    return inside[-1] if inside else (path, value)  # jsonargparse does not name the entries of plain dicts and lists
+
+
+def _is_told(value: Any, message: str) -> bool:
+    return re.search(rf"(?:[vV]alue: |input_value='?){re.escape(str(value))}(?:\W|$)", message) is not None
 
 
 def _within(key: str, section: str) -> bool:
