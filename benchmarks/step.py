@@ -16,7 +16,6 @@ from typing import Any
 
 import open_clip
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
@@ -24,7 +23,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from benchmarks.measure import Measured, arguments, write
 from benchmarks.runs import TOY, composed, fit
 from datamodules.datamodule import ImageTextDataModule
-from protoclip.cli.build import build_datamodule
+from protoclip.cli.build import build_datamodule, build_module
 from protoclip.towers.factory import model_config
 
 TARGET = 1.05
@@ -92,8 +91,9 @@ def bare_step(config: DictConfig, steps: int) -> Callable[[Batch], Tensor]:
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    optimizer = instantiate(config.optimizer.optimizer)(groups)
-    schedule = LambdaLR(optimizer, instantiate(config.optimizer.schedule)(steps))
+    ours = build_module(config)
+    optimizer = ours.optimizer_factory(groups)
+    schedule = LambdaLR(optimizer, ours.schedule_factory(steps))
 
     def step(batch: Batch) -> Tensor:
         images = batch["image"].contiguous(memory_format=torch.channels_last)

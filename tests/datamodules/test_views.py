@@ -1,19 +1,18 @@
 import contextlib
 import inspect
 import pickle
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hydra.utils import instantiate
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from datamodules.sources import Picture
 from datamodules.views import MEAN, STD, Augmentation, PictureTransform, evaluation_transform, seeded
+from protoclip.cli.build import build_datamodule
 from tests.conftest import Compose
 
 WHOLE: dict[str, Any] = {"crop_scale": (1.0, 1.0), "mean": (0, 0, 0), "std": (1, 1, 1)}
@@ -157,15 +156,12 @@ def test_transforms_survive_the_way_to_a_worker() -> None:
         assert torch.equal(draw(pickle.loads(pickle.dumps(transform)), 4), draw(transform, 4))
 
 
-def steps(build: Callable[..., Any], size: int = 64) -> list[Any]:
-    return list(build(size).transforms)
-
-
 def crop_of(compose_tiny: Compose, views: str) -> list[Any]:
-    config = compose_tiny("clip", f"views={views}")
-    assert list(config.views.image_views) == ["image"]
-    assert list(config.views.text_views) == ["text"]
-    return steps(instantiate(config.views.image_views.image, _convert_="all"))
+    dataset = build_datamodule(compose_tiny("clip", f"views={views}", "towers.image_size=64")).dataset
+    assert list(dataset.image_views) == ["image"]
+    assert list(dataset.text_views) == ["text"]
+    transform: Any = dataset.image_views["image"]
+    return list(transform.transforms)
 
 
 def test_light_is_the_augmentation_of_protoclip(compose_tiny: Compose) -> None:
