@@ -23,7 +23,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from benchmarks.measure import Measured, arguments, write
 from benchmarks.runs import TOY, composed, fit
 from datamodules.datamodule import ImageTextDataModule
-from protoclip.cli.build import build_datamodule, build_module
+from protoclip.cli.build import build_module
+from protoclip.cli.translate import translate
+from protoclip.instantiate import instantiate
 from protoclip.towers.factory import model_config
 
 TARGET = 1.05
@@ -117,9 +119,7 @@ def measure(words: Sequence[str], *, batch_size: int, turns: int) -> Measured:
     words = ("method=clip", *words, f"data.num_pairs={size}", f"episode.size={size}", f"batch_size={batch_size}")
     with TemporaryDirectory() as folder:
         config = composed(*words, "run.episodes=1", runs=folder)
-        config.datamodule._target_ = f"{ReadyBatches.__module__}.ReadyBatches"
-        datamodule = build_datamodule(config)
-        assert isinstance(datamodule, ReadyBatches)
+        datamodule = instantiate(ReadyBatches, translate(config)["data"], "data")
         group = config.trainer.log_every_n_steps
         turn = Turns(bare_step(config, group * (turns + 2)), group, turns + 2)
         datamodule.turns = turn
