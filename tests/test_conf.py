@@ -1,16 +1,19 @@
 """Every yaml of the config tree composes and instantiates; CLIP and ProtoCLIP differ in prototypes alone."""
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.strategies import DDPStrategy
 
 from callbacks.evaluation import Evaluation
 from protoclip.cli.build import build_datamodule, build_module, build_trainer, check_views, find_run
-from protoclip.cli.translate import leaves
+from protoclip.cli.translate import leaves, translate
 from tests.conftest import Compose
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -84,6 +87,18 @@ def test_every_yaml_composes_and_instantiates(
     for part, sets in (("validation", datamodule.validation), ("test", datamodule.test)):
         assert list(evaluation.tasks[part]) == list(config.evaluation[part].tasks)
         assert all(set(task.needs) <= set(sets) for task in evaluation.tasks[part].values())
+
+
+def test_ddp_waits_for_the_process_that_clusters(compose_tiny: Compose) -> None:
+    cpu = ("trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true", "trainer.sync_batchnorm=false")
+    config = compose_tiny("protoclip", "trainer=ddp", *cpu)
+    strategy = build_trainer(config, build_datamodule(config)).strategy
+    assert isinstance(strategy, DDPStrategy)
+    assert strategy._timeout == timedelta(hours=6)
+    expected = {"broadcast_buffers": False, "find_unused_parameters": False, "gradient_as_bucket_view": True}
+    assert expected.items() <= strategy._ddp_kwargs.items()
+    text = OmegaConf.to_yaml(OmegaConf.create(translate(config)))
+    assert yaml.safe_load(text)["trainer"]["strategy"]["init_args"]["timeout"] == "6:00:00"  # not YAML's base 60
 
 
 @pytest.mark.parametrize("option", [option for option in OPTIONS if option.startswith("experiment/")])
