@@ -16,7 +16,6 @@ from typing import Any
 
 import open_clip
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
@@ -24,7 +23,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from benchmarks.measure import Measured, arguments, write
 from benchmarks.runs import TOY, composed, fit
 from datamodules.datamodule import ImageTextDataModule
-from protoclip.cli.build import build_datamodule
+from protoclip.cli.build import build_module
+from protoclip.cli.translate import translate
+from protoclip.instantiate import instantiate
 from protoclip.towers.factory import model_config
 
 TARGET = 1.05
@@ -92,8 +93,9 @@ def bare_step(config: DictConfig, steps: int) -> Callable[[Batch], Tensor]:
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    optimizer = instantiate(config.optimizer.optimizer)(groups)
-    schedule = LambdaLR(optimizer, instantiate(config.optimizer.schedule)(steps))
+    ours = build_module(config)
+    optimizer = ours.optimizer_factory(groups)
+    schedule = LambdaLR(optimizer, ours.schedule_factory(steps))
 
     def step(batch: Batch) -> Tensor:
         images = batch["image"].contiguous(memory_format=torch.channels_last)
@@ -117,9 +119,7 @@ def measure(words: Sequence[str], *, batch_size: int, turns: int) -> Measured:
     words = ("method=clip", *words, f"data.num_pairs={size}", f"episode.size={size}", f"batch_size={batch_size}")
     with TemporaryDirectory() as folder:
         config = composed(*words, "run.episodes=1", runs=folder)
-        config.datamodule._target_ = f"{ReadyBatches.__module__}.ReadyBatches"
-        datamodule = build_datamodule(config)
-        assert isinstance(datamodule, ReadyBatches)
+        datamodule = instantiate(ReadyBatches, translate(config)["data"], "data")
         group = config.trainer.log_every_n_steps
         turn = Turns(bare_step(config, group * (turns + 2)), group, turns + 2)
         datamodule.turns = turn

@@ -8,6 +8,7 @@ processes each extracts its share; rank 0 clusters once, and its bank becomes ev
 
 from typing import Literal
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
@@ -20,7 +21,7 @@ from protoclip.divergence import check_extracted
 from protoclip.module import ImageTextPretraining
 from protoclip.prototypes import Clusters, KMeans, PrototypeBank, assign_prototypes
 from protoclip.seeds import derive_seed
-from protoclip.terms import FeatureKey, Term
+from protoclip.terms import Term
 
 Share = tuple[Tensor, Tensor, Tensor]
 
@@ -66,11 +67,14 @@ class PrototypeRefresh(Callback):
             self._refresh(pl_module, datamodule, bank, episode, block)
 
     def _bank(self, module: ImageTextPretraining) -> PrototypeBank:
-        term = module.terms[self.term]
-        assert isinstance(term, Term)
-        bank = module.banks[term.banks[0]]
+        bank = module.banks[self._term(module).banks[0]]
         assert isinstance(bank, PrototypeBank)
         return bank
+
+    def _term(self, module: ImageTextPretraining) -> Term:
+        term = module.terms[self.term]
+        assert isinstance(term, Term)
+        return term
 
     def _refresh(
         self,
@@ -81,12 +85,17 @@ class PrototypeRefresh(Callback):
         block: int,
     ) -> None:
         shares = gather(self._extract(module, datamodule, episode))
-        on_rank_zero(lambda: self._renew(module, bank, block, shares))
+        indices = datamodule.plan.indices(block)
+        on_rank_zero(lambda: self._renew(module, bank, block, indices, shares))
         broadcast_buffers(bank)
 
-    def _renew(self, module: ImageTextPretraining, bank: PrototypeBank, block: int, shares: list[Share]) -> None:
+    def _renew(
+        self, module: ImageTextPretraining, bank: PrototypeBank, block: int, indices: np.ndarray, shares: list[Share]
+    ) -> None:
         """Cluster the shares of all processes, which are in the order of the positions."""
         image_features, text_features, classes = (torch.cat(column) for column in zip(*shares, strict=True))
+        extracted = dict(zip(self._term(module).required, (image_features, text_features), strict=True))
+        check_extracted(extracted, step=module.global_step, episode=module.current_epoch, indices=indices)
         prototypes = assign_prototypes(
             image_features,
             text_features,
@@ -105,9 +114,6 @@ class PrototypeRefresh(Callback):
     @torch.no_grad()
     def _extract(self, module: ImageTextPretraining, datamodule: ImageTextDataModule, episode: int) -> Share:
         """Projected image and text features of this process' positions, float32 on the CPU, and the pairs' classes."""
-        term = module.terms[self.term]
-        assert isinstance(term, Term)
-        keys: tuple[FeatureKey, ...] = term.required
         parts: list[tuple[Tensor, ...]] = []
         module.eval()
         try:
@@ -115,13 +121,10 @@ class PrototypeRefresh(Callback):
                 moved = module.trainer.precision_plugin.convert_input(module.trainer.strategy.batch_to_device(batch))
                 with module.trainer.precision_plugin.forward_context():
                     features = module(moved)
-                parts.append((*(features[key].float().cpu() for key in keys), batch["label"]))
+                parts.append((*(features[key].float().cpu() for key in self._term(module).required), batch["label"]))
         finally:
             module.train()
         image_features, text_features, classes = (torch.cat(column) for column in zip(*parts, strict=True))
-        found = dict(zip(keys, (image_features, text_features), strict=True))
-        indices = datamodule.plan.indices(datamodule.plan.block(episode))
-        check_extracted(found, step=module.global_step, episode=episode, indices=indices)
         return image_features, text_features, classes
 
     def _log(self, module: ImageTextPretraining, clusters: dict[str, Clusters]) -> None:

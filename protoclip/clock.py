@@ -4,7 +4,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -27,6 +27,9 @@ class PhaseClock:
         self.listeners: list[Listener] = []
         self._stack: list[tuple[str, int | None]] = []
         self._since = time.perf_counter()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "listeners": []}  # a copy of the module leaves its run behind
 
     def begin(self, name: str, total: int | None = None) -> None:
         """Enter a phase; the surrounding one pauses."""

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any, TypeVar
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from protoclip.messages import raised_in
 
@@ -43,6 +43,17 @@ def first_cause() -> Iterator[None]:
         raise cause from cause.__cause__
 
 
+@contextmanager
+def nulls_told_apart() -> Iterator[None]:
+    """Let a parser tell a null that was given from an argument that was not: it lets pass the latter, whatever type."""
+    set_parsing_settings(unset_sentinel=True)
+    try:
+        yield
+    finally:
+        set_parsing_settings(unset_sentinel=False)
+
+
+@nulls_told_apart()
 def check(cls: type, settings: Mapping[str, Any], key: str) -> tuple[ArgumentParser, Namespace]:
     """The check alone; returns what ``instantiate`` goes on with."""
     parser = ArgumentParser(exit_on_error=False)

@@ -17,6 +17,7 @@ from hydra import compose, initialize_config_module
 from PIL import Image
 from pytorch_lightning.callbacks import Callback
 
+from datamodules.sources import PairSource
 from protoclip.cli.build import build_datamodule, build_module, build_trainer, find_run
 from tests.conftest import TINY, TINY_PROTOTYPES
 
@@ -42,7 +43,7 @@ SETTING = (
 )
 
 
-class Stripes:
+class Stripes(PairSource):
     """Pairs from integer arithmetic: coloured stripes and words for them."""
 
     fingerprint = "stripes"

@@ -1,16 +1,19 @@
 """Every yaml of the config tree composes and instantiates; CLIP and ProtoCLIP differ in prototypes alone."""
 
-from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from hydra import compose, initialize_config_module
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.strategies import DDPStrategy
 
+from callbacks.evaluation import Evaluation
 from protoclip.cli.build import build_datamodule, build_module, build_trainer, check_views, find_run
+from protoclip.cli.translate import leaves, translate
 from tests.conftest import Compose
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -80,10 +83,22 @@ def test_every_yaml_composes_and_instantiates(
     trainer = build_trainer(config, datamodule)
     assert trainer.max_epochs is not None
     assert trainer.max_epochs >= 1
-    for task in (*config.evaluation.validation.tasks.values(), *config.evaluation.test.tasks.values()):
-        assert set(instantiate(task).needs) <= set(config.evaluation.test.pictures) | set(
-            config.evaluation.validation.pictures
-        )
+    evaluation = next(callback for callback in trainer.callbacks if isinstance(callback, Evaluation))  # type: ignore[attr-defined]
+    for part, sets in (("validation", datamodule.validation), ("test", datamodule.test)):
+        assert list(evaluation.tasks[part]) == list(config.evaluation[part].tasks)
+        assert all(set(task.needs) <= set(sets) for task in evaluation.tasks[part].values())
+
+
+def test_ddp_waits_for_the_process_that_clusters(compose_tiny: Compose) -> None:
+    cpu = ("trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true", "trainer.sync_batchnorm=false")
+    config = compose_tiny("protoclip", "trainer=ddp", *cpu)
+    strategy = build_trainer(config, build_datamodule(config)).strategy
+    assert isinstance(strategy, DDPStrategy)
+    assert strategy._timeout == timedelta(hours=6)
+    expected = {"broadcast_buffers": False, "find_unused_parameters": False, "gradient_as_bucket_view": True}
+    assert expected.items() <= strategy._ddp_kwargs.items()
+    text = OmegaConf.to_yaml(OmegaConf.create(translate(config)))
+    assert yaml.safe_load(text)["trainer"]["strategy"]["init_args"]["timeout"] == "6:00:00"  # not YAML's base 60
 
 
 @pytest.mark.parametrize("option", [option for option in OPTIONS if option.startswith("experiment/")])
@@ -95,18 +110,9 @@ def test_an_experiment_begins_with_its_command(option: str) -> None:
     assert f"experiment={option.removeprefix('experiment/')}" in first
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 def resolved(config: DictConfig) -> dict[str, Any]:
     plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
-    return dict(flatten({str(key): value for key, value in plain.items()}))
+    return {".".join(path): value for path, value in leaves(plain)}
 
 
 def test_arms_of_the_demo_differ_in_prototypes_alone() -> None:

@@ -3,6 +3,7 @@
 The models have no batch statistics, which need SyncBatchNorm and so a GPU, except where a test says so.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from callbacks.evaluation import Evaluation, TaskResult
 from datamodules.scenes import SceneObjects, ScenePairs
-from protoclip.distributed import local_rows, world_size
+from protoclip.checkpoints import read_checkpoint
+from protoclip.distributed import local_rows, rank, world_size
+from protoclip.divergence import NonFiniteError
 from protoclip.evaluation.tasks import KNN, Retrieval, ZeroShot
 from tests.gloo import Pool
 from tests.tiny import Built, build, tiny_config
@@ -182,6 +185,52 @@ def test_evaluation_is_that_of_one_process(pool: Pool, tmp_path: Path) -> None:
     assert (first[2], second[2]) == (sizes, {})
 
 
+# Divergence ----------------------------------------------------------------------------------------------------------
+@dataclass
+class Poison(Callback):
+    """After two episodes a part of the second process' model gives what is not a number."""
+
+    part: str
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch == 1 and rank() == 1:
+            pl_module.get_submodule(self.part).register_forward_hook(self.spoil)
+
+    @staticmethod
+    def spoil(module: Any, inputs: Any, output: Any) -> Any:
+        if isinstance(output, Tensor):
+            return output.index_fill(0, torch.tensor([3, 5]), float("nan"))
+        return {**output, "loss": output["loss"] * float("nan")}
+
+
+def diverged(runs: Path, part: str) -> dict[str, Any]:
+    """What this process says of its end, after it has found the diagnostic checkpoint."""
+    run = built(runs, "protoclip", *VIT, *LAYER_NORM["protoclip"])
+    with pytest.raises(NonFiniteError) as raised:
+        run.fit(Poison(part))
+    saved = read_checkpoint(run.checkpoints / "diagnostic.ckpt")
+    assert saved["global_step"] == 8
+    assert all(torch.equal(saved["state_dict"][name], value) for name, value in run.module.named_parameters())
+    return raised.value.facts()
+
+
+def test_all_stop_where_the_loss_of_one_is_not_finite(pool: Pool, tmp_path: Path) -> None:
+    first, second = pool(diverged, tmp_path, "terms.image_text")
+    assert math.isfinite(first["terms"]["image_text"])
+    assert math.isnan(second["terms"]["image_text"])
+    assert (first["step"], first["episode"]) == (second["step"], second["episode"]) == (8, 2)
+    assert not set(first["positions"]) & set(second["positions"])
+
+
+def test_all_stop_where_the_features_of_one_are_not_finite(pool: Pool, tmp_path: Path) -> None:
+    first, second = pool(diverged, tmp_path, "heads.prototype.text")
+    assert first == second
+    assert first["positions"] == [16 + 3, 16 + 5]  # the second half of the episode is the second process'
+    assert (first["step"], first["episode"], first["features"]) == (8, 2, ["text/text/prototype"])
+    plan = built(tmp_path, "protoclip").datamodule.plan
+    assert first["indices"] == plan.indices(2)[[19, 21]].tolist()
+
+
 # Resume --------------------------------------------------------------------------------------------------------------
 def resumed(runs: Path, stop_after: int | None) -> Seen:
     """A run that goes on where its last checkpoint stands; each process has running statistics of its own."""
@@ -195,10 +244,10 @@ def test_a_resumed_run_is_the_uninterrupted_one(pool: Pool, tmp_path: Path) -> N
     whole = pool(resumed, tmp_path / "whole", None)
     before = pool(resumed, tmp_path / "stopped", 2)
     after = pool(resumed, tmp_path / "stopped", None)
-    for rank in (0, 1):
-        assert before[rank].positions + after[rank].positions == whole[rank].positions
-        assert before[rank].losses + after[rank].losses == whole[rank].losses
-        assert len(before[rank].losses) == 8
+    for process in (0, 1):
+        assert before[process].positions + after[process].positions == whole[process].positions
+        assert before[process].losses + after[process].losses == whole[process].losses
+        assert len(before[process].losses) == 8
         for name, value in whole[0].state.items():
-            assert torch.equal(after[rank].state[name], value), name
+            assert torch.equal(after[process].state[name], value), name
     assert any(name.endswith("running_var") for name in whole[0].state)

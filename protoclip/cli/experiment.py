@@ -134,8 +134,10 @@ class Experiment:
         """Write the features of the test sets to ``features/<set>.npz``.
 
         Raises:
-            ValueError: on several devices, each of which would hold a part.
+            ValueError: on several devices, each of which would hold a part, or without a test set.
         """
+        if not self.datamodule.test:
+            raise ValueError("there is no test set to predict: choose another evaluation")
         if self.trainer.world_size > 1:
             raise ValueError("predict runs on one device: set trainer.devices=1")
         path = self._ckpt(ckpt)

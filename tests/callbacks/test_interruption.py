@@ -11,6 +11,7 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning.callbacks import Callback
 
 from callbacks.interruption import Interrupted, Interruption
+from datamodules.datamodule import ImageTextDataModule
 from datamodules.scenes import ScenePairs
 from protoclip.cli import train
 from tests.conftest import TINY, TINY_PROTOTYPES
@@ -161,7 +162,13 @@ def test_the_exit_code_of_the_command(tmp_path: Path) -> None:
         train([f"runs={tmp_path}", *TINY, *TINY_PROTOTYPES, sender])
     assert raised.value.code == 143
     (run,) = (tmp_path / "protoclip-scenes").iterdir()
-    assert {path.name for path in run.iterdir()} == {".lock", "checkpoints", "config.yaml", "run.json"}
+    assert {path.name for path in run.iterdir()} == {
+        ".lock",
+        "checkpoints",
+        "config.yaml",
+        "lightning.yaml",
+        "run.json",
+    }
 
 
 def test_other_errors_stay(tmp_path: Path) -> None:
@@ -192,6 +199,7 @@ def test_processes_agree_at_steps_and_extraction_batches_alone(
         def on_fit_start(self, *_: object) -> None:
             monkeypatch.setattr(built.trainer.strategy, "reduce_boolean_decision", agree)
             monkeypatch.setattr(type(built.trainer), "world_size", 2)
+            monkeypatch.setattr(ImageTextDataModule, "_place", (0, 1))  # nobody else extracts a part of the episode
 
         def on_validation_start(self, *_: object) -> None:
             self.before = len(asked)

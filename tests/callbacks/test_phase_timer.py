@@ -1,6 +1,5 @@
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,13 +8,14 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
+from torch import Tensor
 
 from callbacks.phase_timer import PhaseTimer, relative_epoch, total_seconds
 from callbacks.prototype_refresh import PrototypeRefresh
 from datamodules.scenes import ScenePairs
 from protoclip import clock
 from protoclip.clock import PhaseClock
-from protoclip.prototypes import kmeans
+from protoclip.prototypes import Clusters, KMeans
 from tests.tiny import Built, build, tiny_config
 
 EPISODES = [
@@ -66,6 +66,18 @@ def test_nested_phases_are_exclusive(watch: Watch) -> None:
     assert phases.pop_seconds() == {}
 
 
+class SlowKMeans(KMeans):
+    """Every clustering takes a known time."""
+
+    def __init__(self, watch: Watch) -> None:
+        super().__init__(iterations=2)
+        self.watch = watch
+
+    def __call__(self, features: Tensor, num_clusters: int, *, seed: int = 0) -> Clusters:
+        self.watch.tick(0.25)
+        return super().__call__(features, num_clusters, seed=seed)
+
+
 class Ticking(Callback):
     """Every part of an episode takes a known time."""
 
@@ -90,13 +102,7 @@ class Ticking(Callback):
 def timed(config_of: Callable[[], Built], watch: Watch) -> tuple[Built, PhaseTimer, Ticking]:
     built = config_of()
     refresh = next(callback for callback in built.callbacks if isinstance(callback, PrototypeRefresh))
-    cluster = partial(kmeans, iterations=2)
-
-    def slow_cluster(*args: Any, **kwargs: Any) -> Any:
-        watch.tick(0.25)
-        return cluster(*args, **kwargs)
-
-    refresh.cluster = slow_cluster
+    refresh.cluster = SlowKMeans(watch)
     built.datamodule.validation = {"scenes": ScenePairs("val", 4, image_size=32)}
     timer = next(callback for callback in built.callbacks if isinstance(callback, PhaseTimer))
     return built, timer, Ticking(watch)

@@ -15,6 +15,7 @@ from torch.utils.data import default_collate
 from datamodules.datamodule import ImageTextDataModule
 from datamodules.episodes import EpisodePlan, SampleKey
 from datamodules.scenes import SceneObjects, ScenePairs
+from datamodules.sources import PairSource
 from datamodules.views import Augmentation, evaluation_transform
 from protoclip.module import ImageTextPretraining
 from protoclip.prototypes import PrototypeBank, kmeans
@@ -28,7 +29,7 @@ ANIMALS = ("cat", "dog", "cow", "hen", "fox", "owl")
 
 
 @dataclass
-class Prose:
+class Prose(PairSource):
     """Captions far longer than the context, all with the same beginning."""
 
     fingerprint: str = "prose"

@@ -10,14 +10,14 @@ from torch.utils.data import DataLoader, default_collate
 
 from datamodules.datasets import EpisodeDataset, EvaluationDataset, collate_evaluation
 from datamodules.episodes import EpisodePlan, EpisodeSampler, SampleKey
-from datamodules.sources import UnreadableSample
+from datamodules.sources import PairSource, Pictures, UnreadableSample
 from datamodules.views import Augmentation, evaluation_transform
 
 LENGTH = 8
 
 
 @dataclass
-class Photos:
+class Photos(PairSource):
     """Noise with captions in alphabetical order, as Flickr8k has them; picture i has ``counts[i]`` of them."""
 
     counts: Sequence[int]
@@ -38,7 +38,7 @@ class Photos:
 
 
 @dataclass
-class Objects:
+class Objects(Pictures):
     """The same pictures without captions."""
 
     photos: Photos
@@ -217,7 +217,7 @@ def test_it_gives_up_when_nothing_can_be_read() -> None:
         evaluate(Torn([5] * 40, pictures=frozenset({1})))[1]
 
 
-def evaluate(source: Photos | Objects) -> EvaluationDataset:
+def evaluate(source: Pictures) -> EvaluationDataset:
     return EvaluationDataset(source, transform=evaluation_transform(8), tokenize=spell)
 
 

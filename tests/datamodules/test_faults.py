@@ -11,9 +11,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from hydra.utils import instantiate
 from numpy.typing import NDArray
-from omegaconf import OmegaConf
 from PIL import Image
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
@@ -24,6 +22,7 @@ from datamodules.faults import FaultCounter
 from datamodules.manifests import ManifestPairs
 from datamodules.shards import ShardPairs
 from datamodules.sources import PairSource, UnreadableSample
+from protoclip.cli.build import build_datamodule
 from protoclip.messages import one_line
 from tests.tiny import Batches, Built, build, tiny_config
 
@@ -133,11 +132,10 @@ def test_what_cannot_be_used_is_named_and_the_rest_is_used(manifest: Path, shard
 
 
 @pytest.mark.parametrize("views", sorted(path.stem for path in (Path(conf.__file__).parent / "views").glob("*.yaml")))
-def test_pictures_of_every_kind_go_through_every_view(manifest: Path, views: str) -> None:
+def test_pictures_of_every_kind_go_through_every_view(manifest: Path, views: str, tmp_path: Path) -> None:
     source = ManifestPairs(manifest)
-    config = OmegaConf.load(Path(conf.__file__).parent / "views" / f"{views}.yaml")
-    for build_view in instantiate(config.image_views).values():
-        view = build_view(24)
+    config = tiny_config(tmp_path, "clip", f"views={views}", "towers.image_size=24")
+    for view in build_datamodule(config).dataset.image_views.values():
         for index in range(len(USABLE)):
             for _ in range(4):
                 assert view(source.image(index)).shape == (3, 24, 24)
@@ -243,7 +241,7 @@ def test_an_unreadable_evaluation_picture_is_an_error_in_one_line(manifest: Path
     assert one_line(caught.value).endswith("bytes: not a readable picture (of no known format): replace or remove it")
 
 
-class Mended:
+class Mended(PairSource):
     """A corpus whose pair 7 stays bad; the others could be read at the second try."""
 
     fingerprint = "mended"

@@ -1,31 +1,35 @@
 import contextlib
 import inspect
 import pickle
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hydra.utils import instantiate
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from datamodules.sources import Picture
 from datamodules.views import MEAN, STD, Augmentation, PictureTransform, evaluation_transform, seeded
+from protoclip.cli.build import build_datamodule
 from tests.conftest import Compose
 
-WHOLE: dict[str, Any] = {"crop_scale": (1.0, 1.0), "mean": (0, 0, 0), "std": (1, 1, 1)}
-"""No crop and no normalisation, so that a test sees one augmentation alone."""
 LIGHT: dict[str, Any] = {"flip": 0.5, "jitter_probability": 0.2, "grayscale": 0.2, "blur": 0.2}
-ONE_BY_ONE: dict[str, dict[str, Any]] = {
-    "crop": {},
-    "flip": {**WHOLE, "flip": 0.5},
-    "jitter": {**WHOLE, "jitter_probability": 0.5},
-    "grayscale": {**WHOLE, "grayscale": 0.5},
-    "blur": {**WHOLE, "blur": 0.5, "blur_kernel": 5},
-    "all": LIGHT,
+
+
+def alone(size: int, **options: Any) -> PictureTransform:
+    """No crop and no normalisation, so that a test sees one augmentation alone."""
+    return Augmentation(crop_scale=(1.0, 1.0), **options)(size, mean=(0, 0, 0), std=(1, 1, 1))
+
+
+ONE_BY_ONE: dict[str, PictureTransform] = {
+    "crop": Augmentation()(16),
+    "flip": alone(16, flip=0.5),
+    "jitter": alone(16, jitter_probability=0.5),
+    "grayscale": alone(16, grayscale=0.5),
+    "blur": alone(16, blur=0.5, blur_kernel=5),
+    "all": Augmentation(**LIGHT)(16),
 }
 
 
@@ -62,7 +66,7 @@ def test_seeded_takes_every_derived_seed() -> None:
 
 @pytest.mark.parametrize("name", ONE_BY_ONE)
 def test_every_augmentation_draws_from_the_seed_alone(name: str) -> None:
-    transform = Augmentation(**ONE_BY_ONE[name])(16)
+    transform = ONE_BY_ONE[name]
     torch.manual_seed(0)
     before = torch.get_rng_state()
     views = [draw(transform, seed) for seed in range(20)]
@@ -80,20 +84,20 @@ def test_every_augmentation_draws_from_the_seed_alone(name: str) -> None:
     ("option", "probability"), [("flip", 0.5), ("jitter_probability", 0.2), ("grayscale", 0.2), ("blur", 0.2)]
 )
 def test_augmentations_come_at_their_probability(option: str, probability: float) -> None:
-    options: dict[str, Any] = {**WHOLE, option: probability, "blur_kernel": 5}
-    transform = Augmentation(**options)(24)
-    plain = draw(Augmentation(**WHOLE)(24), 0)
+    options: dict[str, Any] = {option: probability, "blur_kernel": 5}
+    transform = alone(24, **options)
+    plain = draw(alone(24), 0)
     changed = [not torch.equal(draw(transform, seed), plain) for seed in range(400)]
     assert sum(changed) / 400 == pytest.approx(probability, abs=0.08)
 
 
 def test_what_is_off_changes_nothing() -> None:
-    torch.testing.assert_close(draw(Augmentation(**WHOLE)(24), 0), picture() / 255)
+    torch.testing.assert_close(draw(alone(24), 0), picture() / 255)
 
 
 def test_a_flip_mirrors_and_grayscale_has_no_colour() -> None:
-    torch.testing.assert_close(draw(Augmentation(**WHOLE, flip=1.0)(24), 0), picture().flip(2) / 255)
-    gray = draw(Augmentation(**WHOLE, grayscale=1.0)(24), 0)
+    torch.testing.assert_close(draw(alone(24, flip=1.0), 0), picture().flip(2) / 255)
+    gray = draw(alone(24, grayscale=1.0), 0)
     assert torch.equal(gray[0], gray[1])
     assert torch.equal(gray[0], gray[2])
 
@@ -157,15 +161,12 @@ def test_transforms_survive_the_way_to_a_worker() -> None:
         assert torch.equal(draw(pickle.loads(pickle.dumps(transform)), 4), draw(transform, 4))
 
 
-def steps(build: Callable[..., Any], size: int = 64) -> list[Any]:
-    return list(build(size).transforms)
-
-
 def crop_of(compose_tiny: Compose, views: str) -> list[Any]:
-    config = compose_tiny("clip", f"views={views}")
-    assert list(config.views.image_views) == ["image"]
-    assert list(config.views.text_views) == ["text"]
-    return steps(instantiate(config.views.image_views.image, _convert_="all"))
+    dataset = build_datamodule(compose_tiny("clip", f"views={views}", "towers.image_size=64")).dataset
+    assert list(dataset.image_views) == ["image"]
+    assert list(dataset.text_views) == ["text"]
+    transform: Any = dataset.image_views["image"]
+    return list(transform.transforms)
 
 
 def test_light_is_the_augmentation_of_protoclip(compose_tiny: Compose) -> None:

@@ -1,3 +1,4 @@
+import copy
 import itertools
 from collections.abc import Iterator
 
@@ -98,6 +99,14 @@ def test_an_error_ends_the_phase(time: Time) -> None:
     time.sleep(2)
     clock.end()
     assert clock.pop_seconds() == {"clustering": 1.0, "training": 2.0}
+
+
+def test_a_copy_has_no_listeners() -> None:
+    """They lead to the trainer, which a pickled or copied module must not bring along."""
+    clock = PhaseClock()
+    clock.listeners.append(Listener())
+    assert copy.deepcopy(clock).listeners == []
+    assert len(clock.listeners) == 1
 
 
 def test_listener_hears_phases_and_steps(time: Time) -> None:

@@ -1,5 +1,6 @@
 """What is not finite is told (protoclip/divergence.py)."""
 
+import pickle
 from typing import Any
 
 import numpy as np
@@ -54,3 +55,4 @@ def test_extracted_features() -> None:
     assert raised.value.features == ["text/text/prototype"]
     assert (raised.value.indices, raised.value.positions) == ([11, 13], [1, 3])
     assert {type(index) for index in raised.value.indices} == {int}
+    assert pickle.loads(pickle.dumps(raised.value)).facts() == raised.value.facts()  # it goes to the other processes

@@ -1,4 +1,5 @@
 import copy
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ def test_hand_value_of_one_hidden_layer() -> None:
 
 
 @pytest.mark.parametrize(("norm", "kind"), [("batch", nn.BatchNorm1d), ("layer", nn.LayerNorm), ("none", nn.Identity)])
-def test_each_norm_sits_between_linear_and_relu(norm: str, kind: type[nn.Module]) -> None:
+def test_each_norm_sits_between_linear_and_relu(norm: Literal["batch", "layer", "none"], kind: type[nn.Module]) -> None:
     head = ProjectionHead(16, hidden_dim=32, out_dim=8, norm=norm)
     assert [type(layer) for layer in head.layers] == [nn.Linear, kind, nn.ReLU, nn.Linear]
     out = head(torch.randn(5, 16))
@@ -72,7 +73,8 @@ def test_gradient_reaches_every_parameter() -> None:
 
 
 def test_mistakes() -> None:
+    unknown: Any = "bn"
     with pytest.raises(ValueError, match="norm must be one of batch, layer, none, not 'bn'"):
-        ProjectionHead(16, norm="bn")
+        ProjectionHead(16, norm=unknown)
     with pytest.raises(ValueError, match="hidden_layers must be 0 or more"):
         ProjectionHead(16, hidden_layers=-1)

@@ -68,14 +68,14 @@ def test_children_of_a_killed_process_do_not_hold_its_lock(run: Run) -> None:
 def test_only_the_first_process_writes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rank_zero_only, "rank", 1)
     with run.lock():
-        run.describe("a: 1\n", "manifest")
+        run.describe({"config.yaml": "a: 1\n"}, manifest="manifest")
         run.write_rows([ROW])
         run.finish()
     assert not run.path.exists()
 
 
 def test_files_are_replaced_as_a_whole(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    run.describe("a: 1\n", "manifest")
+    run.describe({"config.yaml": "a: 1\n"}, manifest="manifest")
     run.write_rows([ROW])
     run.write_rows([ROW, ROW])
     run.finish()

@@ -1,6 +1,7 @@
 """The bank: final shapes from the start, all state in the checkpoint, and no labels of other pairs."""
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from protoclip.prototypes import Assignment, PrototypeBank
 from protoclip.prototypes.bank import prototype_count
 
 SIZE, DIM, COUNT = 12, 4, 3
+Source = Literal["cross", "same", "joint"]
 
 
 def assignment(seed: int, teacher_dim: int = DIM) -> Assignment:
@@ -22,12 +24,12 @@ def assignment(seed: int, teacher_dim: int = DIM) -> Assignment:
     )
 
 
-def bank(source: str = "cross") -> PrototypeBank:
+def bank(source: Source = "cross") -> PrototypeBank:
     return PrototypeBank(SIZE, DIM, num_prototypes=COUNT, source=source)
 
 
 @pytest.mark.parametrize(("source", "teacher_dim"), [("cross", DIM), ("same", DIM), ("joint", 2 * DIM)])
-def test_final_shapes_from_the_start(source: str, teacher_dim: int) -> None:
+def test_final_shapes_from_the_start(source: Source, teacher_dim: int) -> None:
     fresh, written = bank(source), bank(source)
     written.write(5, assignment(0, teacher_dim), assignment(1, teacher_dim))
     shapes = [{name: (value.shape, value.dtype) for name, value in b.state_dict().items()} for b in (fresh, written)]

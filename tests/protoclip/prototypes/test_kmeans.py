@@ -1,7 +1,9 @@
 """K-means: both back-ends against loops, and what FAISS' own defaults would get wrong."""
 
 import importlib
+import inspect
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from protoclip.prototypes import Clusters, kmeans
+from protoclip.prototypes import Clusters, KMeans, kmeans
 
 backends = pytest.mark.parametrize("backend", ["faiss", "torch"])
 
@@ -272,10 +274,11 @@ def test_mistakes_are_told_in_one_line(
 
 
 @pytest.mark.skipif(faiss.get_num_gpus() > 0, reason="this FAISS has a GPU")
-def test_faiss_without_gpu_refuses_cuda() -> None:
+@pytest.mark.parametrize("call", [lambda: kmeans(cloud(10, 4), 2, device="cuda"), lambda: KMeans(device="cuda")])
+def test_faiss_without_gpu_refuses_cuda(call: Callable[[], object]) -> None:
     """It would run on the CPU without a word."""
     with pytest.raises(ValueError, match=r"kmeans\.backend=torch, or kmeans\.device=cpu") as caught:
-        kmeans(cloud(10, 4), 2, device="cuda")
+        call()
     assert "\n" not in str(caught.value)
 
 
@@ -283,3 +286,44 @@ def test_faiss_without_gpu_refuses_cuda() -> None:
 def test_torch_without_gpu_refuses_cuda() -> None:
     with pytest.raises(ValueError, match=r"kmeans\.device=cpu"):
         kmeans(cloud(10, 4), 2, device="cuda", backend="torch")
+    with pytest.raises(ValueError, match=r"kmeans\.device=cpu"):
+        KMeans(device="cuda", backend="torch")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"iterations": 0, "redo": 4},
+        {"iterations": 3, "backend": "torch", "redo": 2, "max_points_per_cluster": 10},
+    ],
+)
+def test_bound_options_are_those_of_the_call(options: dict[str, Any]) -> None:
+    points = cloud(100, 8)
+    found, expected = KMeans(**options)(points, 5, seed=3), kmeans(points, 5, seed=3, **options)
+    assert torch.equal(found.centroids, expected.centroids)
+    assert torch.equal(found.labels, expected.labels)
+    assert found.objective == expected.objective
+
+
+def test_both_have_the_same_defaults() -> None:
+    call, bound = (inspect.signature(function).parameters for function in (kmeans, KMeans))
+    assert {name: parameter.default for name, parameter in bound.items()} == {
+        name: call[name].default for name in bound
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backend": "sklearn"}, "faiss, torch, not 'sklearn'"),
+        ({"redo": 0}, "redo"),
+        ({"iterations": -1}, "iterations"),
+        ({"max_points_per_cluster": 0}, "max_points_per_cluster"),
+        ({"device": "gpu"}, "device"),
+    ],
+)
+def test_bound_options_are_checked_before_there_are_features(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        KMeans(**options)
+    assert "\n" not in str(caught.value)

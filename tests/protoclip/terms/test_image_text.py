@@ -1,4 +1,5 @@
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -48,7 +49,7 @@ def test_several_pairs_are_averaged() -> None:
 
 
 @pytest.mark.parametrize("smoothing", ["negatives", "literal", "uniform"])
-def test_options_reach_the_loss(smoothing: str) -> None:
+def test_options_reach_the_loss(smoothing: Literal["negatives", "literal", "uniform"]) -> None:
     term = ImageText([["image", "text"]], temperature="dense", label_smoothing=0.3, smoothing=smoothing)
     expected = pair_loss("image", "text", 2.0, label_smoothing=0.3, smoothing=smoothing)
     torch.testing.assert_close(term(inputs())["loss"], expected)

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -118,5 +119,6 @@ def test_names_are_bindings() -> None:
 
 
 def test_refuses_another_treatment_of_empty_prototypes() -> None:
+    unknown: Any = "drop"
     with pytest.raises(ValueError, match=r"prototype\.empty is zero or mask, not 'drop'"):
-        Prototype(empty="drop")
+        Prototype(empty=unknown)
