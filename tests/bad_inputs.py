@@ -89,7 +89,11 @@ def _options() -> dict[str, Any]:
     with initialize_config_module("conf", version_base="1.3"):
         config = compose("config", overrides=list(WORDS))
     plain = OmegaConf.to_container(config, resolve=True)
-    return {".".join(path): value for path, value in leaves(plain) if path[0] not in MIRRORS and "_target_" not in path}
+    named = {
+        ".".join(path): value for path, value in leaves(plain) if path[0] not in MIRRORS and "_target_" not in path
+    }
+    del named["data.num_classes"]  # other options may refer to it, and none does here
+    return named
 
 
 def _misspelt(rng: random.Random, options: dict[str, Any], folder: Path) -> BadInput:

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from callbacks.phase_timer import PhaseTimer
-from protoclip import files
 from protoclip.cli import main, train
 from protoclip.cli.errors import exit_code, told
 from protoclip.runs import Run
@@ -162,7 +161,7 @@ def test_a_full_disk(number: int, tmp_path: Path, complain: Complain, monkeypatc
             raise OSError(number, os.strerror(number))
         fsync(descriptor)
 
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     assert os.strerror(number) in complain(argv)
     run = the_run(tmp_path)
     assert run.last is None
@@ -206,7 +205,7 @@ def test_a_fault_keeps_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_exit_codes() -> None:
     assert exit_code(lambda: None) == 0
     with pytest.raises(KeyError):
-        exit_code(lambda: {}["a"])
+        exit_code(lambda: dict[str, int]()["a"])
     with pytest.raises(FileNotFoundError):
         exit_code(lambda: Path("/nowhere").read_text())
 
