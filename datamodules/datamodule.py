@@ -99,7 +99,8 @@ class ImageTextDataModule(pl.LightningDataModule):
             rank, world = self._place
             batch_size = min(self.evaluation_batch_size, self.plan.size)
             sampler = EpisodeSampler(self.plan, purpose="extract", batch_size=batch_size, rank=rank, world=world)
-            self._extraction = self._loader(self.dataset, sampler=sampler, batch_size=batch_size)
+            # Lightning ends the workers of its own loaders with the run; these end with each pass
+            self._extraction = self._loader(self.dataset, sampler=sampler, batch_size=batch_size, persistent=False)
         assert isinstance(self._extraction.sampler, EpisodeSampler)
         self._extraction.sampler.set_epoch(episode)
         return self._extraction
@@ -127,8 +128,9 @@ class ImageTextDataModule(pl.LightningDataModule):
         """Rank and number of the trainer's processes; without a trainer everything is this process'."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _loader(self, dataset: Any, **options: Any) -> Loader:
-        return DataLoader(dataset, num_workers=self.num_workers, persistent_workers=self.num_workers > 0, **options)
+    def _loader(self, dataset: Any, *, persistent: bool = True, **options: Any) -> Loader:
+        workers = self.num_workers
+        return DataLoader(dataset, num_workers=workers, persistent_workers=persistent and workers > 0, **options)
 
     @property
     def faults(self) -> dict[str, int]:

@@ -83,7 +83,7 @@ class ImageTextCLI(LightningCLI):
                 self.settings["trainer"]["max_epochs"] = run_length(parsed["run"], datamodule)
             settings = on_this_machine(place(self.settings, str(self.run.path)))
             self.config = parser.parse_args([self.stage, "--config", yaml.safe_dump(settings, sort_keys=False)])
-        except ArgumentError as error:
+        except (ArgumentError, SettingsError) as error:
             known = (name for action in self._parser(self.stage)._actions for name in action.option_strings)
             raise ValueError(explain_flag(str(error), known)) from error
 

@@ -10,7 +10,7 @@ from tests.conftest import Compose
     [
         ("batch_size=abc", "batch_size=abc: should be a valid integer, unable to parse string as an integer"),
         ("batch_size=0", "batch_size=0: should be greater than or equal to 1"),
-        ("batch_size=null", "batch_size=null: needs a value"),
+        ("batch_size=null", "batch_size=null: should be a valid integer"),
         ("episode.size=2.5", "episode.size=2.5: should be a valid integer, got a number with a fractional part"),
         ("prototype.kmeans.redo=x", "prototype.kmeans.redo=x: should be a valid integer, unable to parse string as an"),
         ("optimizer.optimizer.lr=abc", "optimizer.optimizer.lr=abc: expected float"),
