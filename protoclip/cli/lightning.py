@@ -12,16 +12,17 @@ from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from datamodules.datamodule import ImageTextDataModule
-from protoclip.cli.build import RunSettings, check_settings, find_run, on_this_machine, run_length
+from protoclip.cli.build import RunSettings, check_settings, find_run, on_this_machine, run_length, trainer_mistakes
 from protoclip.cli.compose import compose_config
 from protoclip.cli.experiment import Experiment, quiet
 from protoclip.cli.explain import explain_flag
 from protoclip.cli.main import STAGES
 from protoclip.cli.translate import leaves, place
-from protoclip.instantiate import instantiate
+from protoclip.instantiate import SettingsError, first_cause, instantiate
 from protoclip.module import ImageTextPretraining
 from protoclip.runs import Run
 
@@ -86,6 +87,16 @@ class ImageTextCLI(LightningCLI):
         except (ArgumentError, SettingsError) as error:
             known = (name for action in self._parser(self.stage)._actions for name in action.option_strings)
             raise ValueError(explain_flag(str(error), known)) from error
+
+    def instantiate_classes(self) -> None:
+        """Build the parts; a mistake is told as its constructor tells it."""
+        with first_cause():
+            super().instantiate_classes()
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer."""
+        with trainer_mistakes():
+            return super().instantiate_trainer(**kwargs)
 
     def _parse(
         self, parser: LightningArgumentParser, settings: dict[str, Any], *, flags: bool = True

@@ -113,6 +113,9 @@ def test_wrong_commands(argv: list[str], line: str, complain: Complain) -> None:
         (["--trainer.max_epoch", "2"], "--trainer.max_epoch: there is no such option: did you mean '--trainer.max_ep"),
         (["--trainer.max_epochs", "x"], "--trainer.max_epochs: expected int or null"),
         (["--model.weight_decay=-1"], "--model.weight_decay: should be greater than or equal to 0"),
+        (["--data.batch_size=64"], "set batch_size between 1 and episode.size"),
+        (["--model.banks.prototype.num_prototypes=3"], "give either prototype.num_prototypes or"),
+        (["--trainer.accelerator=gpu"], "trainer: No supported gpu backend found!"),
     ],
 )
 def test_wrong_flags(flags: list[str], line: str, tmp_path: Path, complain: Complain) -> None:
