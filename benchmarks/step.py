@@ -141,8 +141,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         words = (*TOY, "trainer.log_every_n_steps=2")
         write(measure(words, batch_size=4, turns=2), options.results)
         return
-    write(measure(("towers=small_resnet",), batch_size=64, turns=9), options.results)
-    write(measure(("towers=vit_b_32",), batch_size=32, turns=3), options.results)
+    write(measure(("towers=small_resnet",), batch_size=64, turns=11), options.results)
+    write(measure(("towers=vit_b_32", "trainer.log_every_n_steps=5"), batch_size=32, turns=3), options.results)
 
 
 if __name__ == "__main__":
