@@ -26,7 +26,9 @@ _CLASSES = {
 }
 """What the sections that name no class are arguments of."""
 _WRAPPING = ("Problem with given", "Does not validate", "Subtypes:", "Errors:", "Type collections.abc", "1 validation")
+"""Lines of jsonargparse that lead to the next one."""
 _PLAIN = {"NoneType": "null", "Sequence": "a list", "tuple": "a list", "Mapping": "a dict"}
+"""What types are called in YAML."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -45,7 +47,8 @@ def explain(message: str, config: DictConfig) -> str:
     keys, reason = _first_branch(message)
     resolved = OmegaConf.to_container(config, resolve=True)
     if required := re.match(r"the following arguments are required: ([\w.]+)", reason):
-        keys, reason = [*keys, required[1]], "needs a value"
+        path, _ = _locate(resolved, [*keys, required[1]], message)
+        return f"{origin(config, path)}: needs a value"
     unknown = re.search(r"(?:Option|accept option) '([^']+)'", reason)
     if unknown:
         keys = [*keys, *re.findall(r"Group '([^']+)'", reason)]
@@ -85,8 +88,6 @@ def _first_branch(message: str) -> tuple[list[str], str]:
 
 def _wanted(reason: str, message: str) -> str:
     """What would do: pydantic's words for a range, the types of the innermost union, or the reason as it is."""
-    if reason == "needs a value":
-        return reason
     if reason.startswith("Input "):
         return reason.split(" [type=", maxsplit=1)[0].removeprefix("Input ")
     names: list[str] = []
@@ -100,10 +101,7 @@ def _wanted(reason: str, message: str) -> str:
         elif names:
             break
     kept = sorted({*names} - {"torch.Tensor"}, key=lambda name: (name == "NoneType", name))
-    types = " or ".join(
-        {"NoneType": "null", "Sequence": "a list", "tuple": "a list", "Mapping": "a dict"}.get(name, name)
-        for name in kept
-    )
+    types = " or ".join(_PLAIN.get(name, name) for name in kept)
     return f"expected {types}" if types not in {"", "null"} else reason
 
 
@@ -158,7 +156,7 @@ def explain_hydra(error: HydraException, known: Iterable[str]) -> str:
         error: while composing.
         known: names of the options that there are.
     """
-    text = " ".join(str(error).split())
+    text = " ".join((str(error) or str(error.__cause__)).split())
     missing = error.missing_cfg_file if isinstance(error, MissingConfigException) else None
     if isinstance(error, MissingConfigException) and missing and error.options:
         group, _, option = missing.rpartition("/")
@@ -166,7 +164,7 @@ def explain_hydra(error: HydraException, known: Iterable[str]) -> str:
     if isinstance(error, OverrideParseException):
         return f"cannot read {error.override!r}: write option=value, with quotes around brackets, commas and spaces"
     if isinstance(error, ConfigCompositionException) and (
-        found := re.search(r"Could not (?:override|append to config|delete from config)\.? ?'([^']+)'", text)
+        found := re.search(r"Could not (?:override|delete from config\.) '([^']+)'", text)
     ):
         word = found[1].split("=")[0].lstrip("+~").split("@")[0]
         return f"{word}: there is no such option{nearest(word, known)}"
