@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-COLUMNS = ("what", "sizes", "ours", "peer", "peer's", "ours / peer", "peak memory")
+COLUMNS = ("what", "sizes", "ours", "peer", "peer's", "ours / peer", "peak memory", "of which")
 
 
 def read_speed(path: Path) -> list[dict[str, Any]]:
@@ -26,7 +26,7 @@ def read_speed(path: Path) -> list[dict[str, Any]]:
 
 def speed_table(rows: list[dict[str, Any]]) -> str:
     """Markdown, one line a measured thing, and the machines below."""
-    lines = [COLUMNS, ("---", "---", "---:", "---", "---:", "---:", "---:"), *map(_cells, rows)]
+    lines = [COLUMNS, ("---", "---", "---:", "---", "---:", "---:", "---:", "---"), *map(_cells, rows)]
     origins = sorted(
         {f"{row['machine']}, torch {row['torch']}, {row['date'][:10]}, revision {row['git']}" for row in rows}
     )
@@ -48,6 +48,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         _seconds(row["peer_seconds"]),
         ratio + aim if ratio else "",
         memory,
+        ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in row["details"].items()),
     )
 
 

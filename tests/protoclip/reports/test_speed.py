@@ -10,7 +10,7 @@ from protoclip.reports.speed import read_speed, speed_table
 def row(name: str, seconds: float, **more: object) -> dict[str, object]:
     empty = dict.fromkeys(("peer", "peer_seconds", "ratio", "target", "memory_mb", "peer_memory_mb"))
     where = {"machine": "cpu", "torch": "2", "date": "2026-01-02T03", "git": "abc"}
-    return {"name": name, "seconds": seconds, "sizes": {"K": 3}, **empty, **where, **more}
+    return {"name": name, "seconds": seconds, "sizes": {"K": 3}, "details": {}, **empty, **where, **more}
 
 
 @pytest.fixture
@@ -31,8 +31,8 @@ def test_the_last_row_of_a_thing_counts(path: Path) -> None:
 
 def test_a_table(path: Path) -> None:
     lines = speed_table(read_speed(path)).splitlines()
-    assert lines[2] == "| b | K 3 | 2 s | loop | 4 s | 0.5 (aim 0.1) |  |"
-    assert lines[3] == "| a | K 3 | 3 s |  |  |  | 7 MB |"
+    assert lines[2] == "| b | K 3 | 2 s | loop | 4 s | 0.5 (aim 0.1) |  |  |"
+    assert lines[3] == "| a | K 3 | 3 s |  |  |  | 7 MB | seconds a 1.25 |"
     assert lines[-1] == "cpu, torch 2, 2026-01-02, revision abc. Medians."
 
 
