@@ -18,7 +18,7 @@ def path(tmp_path: Path) -> Path:
     rows = [
         row("a", 1.0),
         row("b", 2.0, peer="loop", peer_seconds=4.0, ratio=0.5, target=0.1),
-        row("a", 3.0, memory_mb=7.4),
+        row("a", 3.0, memory_mb=7.4, details={"seconds_a": 1.25}),
     ]
     path = tmp_path / "speed.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
