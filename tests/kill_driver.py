@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import Callback
 from protoclip.cli import train
 from protoclip.module import ImageTextPretraining
 
-PAUSES = {"extraction": 0.05, "clustering": 0.3, "back_translation": 0.2, "training": 0.05, "validation": 0.3}
+PAUSES = {"extraction": 0.05, "clustering": 0.3, "back_translation": 0.2, "training": 0.15, "validation": 0.3}
 CHUNKS = 20
 PAUSE = 0.02
 
