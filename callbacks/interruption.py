@@ -32,7 +32,7 @@ class Interruption(Callback):
     def __init__(self) -> None:
         self._received: signal.Signals | None = None
         self._handlers: dict[signal.Signals, Any] = {}
-        self._extracting = False
+        self._batches_to_agree_on = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Remember the handlers that there are before Lightning puts in its own, and listen to the module's clock."""
@@ -69,12 +69,14 @@ class Interruption(Callback):
         self._stop_if_asked()
 
     def phase_changed(self, name: str | None, total: int | None) -> None:
-        """Know when the prototype refresh extracts."""
-        self._extracting = name == "extraction"
+        """Know when the prototype refresh extracts, and how many batches of it all processes have."""
+        datamodule = self._trainer.datamodule  # type: ignore[attr-defined]
+        self._batches_to_agree_on = datamodule.common_extraction_batches if name == "extraction" else 0
 
     def phase_advanced(self) -> None:
         """Look for a signal at every batch of the extraction."""
-        if self._extracting:
+        if self._batches_to_agree_on:
+            self._batches_to_agree_on -= 1
             self._stop_if_asked()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

@@ -32,36 +32,32 @@ class MetricsCSV(Logger):
         self.path = Path(folder) / "metrics.csv"
         self.exclude = tuple(exclude)
         self._columns: list[str] = []
-        self._last: dict[str, Any] | None = None
+        self._first = True
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Write a row.
 
-        The first row of a process takes the place of all rows from its step on. A row of the same step and columns as
-        the one before it (a test that is repeated) takes its place.
+        The first row of a process takes the place of all rows from its step on.
         """
         assert step is not None
         row = {name: value for name, value in metrics.items() if not name.startswith(self.exclude)}
         if not row.keys() - {"epoch"}:
             return
         row["step"] = step
-        repeated = self._last is not None and self._last["step"] == step and self._last.keys() == row.keys()
-        if self._last is None or repeated or row.keys() - set(self._columns):
-            self._rewrite(row, repeated=repeated)
+        if self._first or row.keys() - set(self._columns):
+            self._rewrite(row)
         with self.path.open("ab") as file:
             file.write(_text([row], self._columns).encode())
             file.flush()
             os.fsync(file.fileno())
-        self._last = row
+        self._first = False
 
-    def _rewrite(self, row: Mapping[str, float], *, repeated: bool) -> None:
+    def _rewrite(self, row: Mapping[str, float]) -> None:
         """Make room for a row: drop the rows that it replaces, and add its columns."""
         columns, rows = _read(self.path)
-        if self._last is None:
+        if self._first:
             rows = [old for old in rows if int(old["step"]) < row["step"]]
-        elif repeated:
-            rows = rows[:-1]
         self._columns = [*FIRST, *sorted({*columns, *row} - set(FIRST))]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self.path) as file:

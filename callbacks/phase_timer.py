@@ -1,5 +1,7 @@
 """Seconds of every phase of an episode, and the relative epoch."""
 
+from typing import Any
+
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
@@ -19,6 +21,7 @@ class PhaseTimer(Callback):
 
     def __init__(self) -> None:
         self.episodes: list[dict[str, float]] = []
+        self.steps = 0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Whatever no other callback claims is training."""
@@ -37,16 +40,18 @@ class PhaseTimer(Callback):
         _clock(pl_module).end()
         seconds = _clock(pl_module).pop_seconds()
         self.episodes.append(seconds)
+        self.steps = trainer.global_step
         figures = {f"seconds/{name}": value for name, value in seconds.items()}
         log_figures(trainer, figures | {"relative_epoch": relative_epoch([seconds])}, trainer.global_step - 1)
 
-    def state_dict(self) -> dict[str, list[dict[str, float]]]:
-        """The episodes so far."""
-        return {"episodes": self.episodes}
+    def state_dict(self) -> dict[str, Any]:
+        """The episodes and optimizer steps so far."""
+        return {"episodes": self.episodes, "steps": self.steps}
 
-    def load_state_dict(self, state_dict: dict[str, list[dict[str, float]]]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on after the episodes so far."""
         self.episodes = list(state_dict["episodes"])
+        self.steps = state_dict["steps"]
 
 
 def total_seconds(episodes: list[dict[str, float]]) -> dict[str, float]:

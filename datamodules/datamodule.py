@@ -105,6 +105,12 @@ class ImageTextDataModule(pl.LightningDataModule):
         self._extraction.sampler.set_epoch(episode)
         return self._extraction
 
+    @property
+    def common_extraction_batches(self) -> int:
+        """Extraction batches that every process has; those with a pair more may have one more."""
+        smallest = self.plan.size // self._place[1]
+        return -(-smallest // min(self.evaluation_batch_size, self.plan.size))
+
     def val_dataloader(self) -> list[Loader]:
         """One loader per picture set of the validation, in order."""
         return [self.evaluation_dataloader(pictures) for pictures in self.validation.values()]

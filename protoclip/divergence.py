@@ -1,4 +1,4 @@
-"""Values that are not finite stop a run before they reach the weights."""
+"""A loss, or features to cluster, that are not finite stop a run before its weights change."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

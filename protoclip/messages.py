@@ -1,6 +1,7 @@
 """Errors as one line for whoever has to mend something."""
 
 import re
+from dis import opname
 
 _WORKER = re.compile(r"Caught \w+ in \w+ worker process \d+\.\nOriginal Traceback")
 _CLASS = re.compile(r"^[\w.]+: ")
@@ -17,8 +18,10 @@ def one_line(error: BaseException) -> str:
 
 
 def raised_in(error: BaseException) -> str:
-    """Name of the module whose code raised an exception."""
+    """Name of the module whose ``raise`` an exception comes of; nothing where a built-in function raised it."""
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next
-    return str(traceback.tb_frame.f_globals.get("__name__", "")) if traceback else ""
+    if traceback is None or opname[traceback.tb_frame.f_code.co_code[traceback.tb_lasti]] != "RAISE_VARARGS":
+        return ""
+    return str(traceback.tb_frame.f_globals.get("__name__", ""))

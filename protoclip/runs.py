@@ -43,7 +43,6 @@ UNHASHED = (
     "trainer.enable_progress_bar",
     "trainer.log_every_n_steps",
     "trainer.plugins",
-    "trainer.strategy",
 )
 """What does not change a result; the data enter by their fingerprints instead of their paths."""
 
@@ -109,11 +108,15 @@ class Run:
     @property
     def locked(self) -> bool:
         """Whether a process is writing the run."""
+        if not (self.path / ".lock").exists():
+            return False
         try:
             with self.lock():
                 return False
         except ValueError:
             return True
+        except PermissionError:
+            return False  # nobody who may write here can be told from nobody
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -141,7 +144,8 @@ class Run:
     def describe(self, files: Mapping[str, str], **facts: Any) -> None:
         """Write files by name (``lightning.yaml``, ``config.yaml``), and facts with the hash and the git revision."""
         self.path.mkdir(parents=True, exist_ok=True)
-        facts = {"hash": self.hash, "git": git_revision(), "started": now(), **facts}
+        started = self.facts["started"] if (self.path / "run.json").exists() else now()
+        facts = {"hash": self.hash, "git": git_revision(), "started": started, **facts}
         for name, text in {**files, "run.json": json.dumps(facts, indent=2) + "\n"}.items():
             with replacing(self.path / name) as file:
                 file.write(text.encode())
@@ -181,6 +185,8 @@ def config_hash(config: Mapping[str, Any], fingerprints: Mapping[str, str]) -> s
         for key, value in _flatten({name: config[name] for name in HASHED if name in config})
         if not _unhashed(key)
     }
+    if not config["trainer"].get("sync_batchnorm"):  # each process has batch statistics of its own then
+        settings["trainer.devices"] = config["trainer"].get("devices")
     text = json.dumps({"settings": settings, "data": dict(fingerprints)}, sort_keys=True)
     return sha256(text.encode()).hexdigest()[:12]
 

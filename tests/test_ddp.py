@@ -128,6 +128,13 @@ def test_a_gather_without_gradient_is_found(pool: Pool, tmp_path: Path) -> None:
 
 
 # Episodes ------------------------------------------------------------------------------------------------------------
+def test_a_process_may_have_an_extraction_batch_more(pool: Pool, tmp_path: Path) -> None:
+    words = ("episode.size=33", "+datamodule.evaluation_batch_size=16")  # 17 and 16 pairs: two batches and one
+    one = trained(tmp_path / "one", "protoclip", *words)
+    for found in pool(trained, tmp_path / "two", "protoclip", *words):
+        assert len(found.losses) == len(one.losses) == 12
+
+
 @pytest.mark.parametrize("method", ["clip", "protoclip"])
 def test_three_episodes_follow_one_process(pool: Pool, tmp_path: Path, method: str) -> None:
     one = trained(tmp_path / "one", method)

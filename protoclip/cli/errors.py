@@ -19,8 +19,10 @@ PACKAGES = ("protoclip", "datamodules", "callbacks")
 REFUSALS = {
     errno.ENOSPC: "free some space and start the same command again",
     errno.EDQUOT: "free some of your quota and start the same command again",
-    errno.EACCES: "choose a directory that you may write to, such as runs=FOLDER",
-    errno.EROFS: "choose a directory that you may write to, such as runs=FOLDER",
+    errno.EACCES: "change its permissions, or choose another place, such as runs=FOLDER",
+    errno.EROFS: "choose a place that can be written, such as runs=FOLDER",
+    errno.ENOTDIR: "choose a folder, such as runs=FOLDER",
+    errno.EEXIST: "choose a folder, such as runs=FOLDER",
 }
 
 

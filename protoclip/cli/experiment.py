@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from rich.console import Console
 
 from callbacks.evaluation import Evaluation, TaskResult
@@ -29,6 +29,7 @@ from protoclip.cli.build import (
     prepare_processes,
 )
 from protoclip.distributed import on_rank_zero
+from protoclip.files import replacing
 from protoclip.module import ImageTextPretraining
 from protoclip.reports.rows import Row
 from protoclip.reports.screen import print_rows
@@ -92,6 +93,23 @@ class Experiment:
             self.module.optimizer_factory([{"params": [torch.nn.Parameter(torch.zeros(()))]}])
         except (TypeError, ValueError) as error:  # torch's own, before anything is written
             raise ValueError(f"optimizer.optimizer: {error}") from error
+        self._check_monitors()
+
+    def _check_monitors(self) -> None:
+        """Refuse to watch what no task gives, before the first episodes are trained.
+
+        Raises:
+            ValueError: with the tasks that there are.
+        """
+        tasks = self._callback(Evaluation).tasks["validation"]
+        for callback in self.trainer.checkpoint_callbacks:
+            assert isinstance(callback, ModelCheckpoint)
+            parts = (callback.monitor or "").split("/")
+            if len(parts) == 3 and parts[0] == "validation" and parts[1] not in tasks:
+                known = ", ".join(tasks) or "none"
+                raise ValueError(
+                    f"evaluation.monitor={'/'.join(parts)} names no task of evaluation.validation: {known}"
+                )
 
     def fit(self) -> None:
         """Train to the end, from the last finished episode on."""
@@ -150,7 +168,8 @@ class Experiment:
                 columns[key] = torch.cat([batch[key] for batch in batches]).numpy()
             file = self.run.path / "features" / f"{name}.npz"
             file.parent.mkdir(parents=True, exist_ok=True)
-            np.savez(file, **columns)
+            with replacing(file) as whole:
+                np.savez(whole, **columns)
             self.console.print(f"wrote {file}")
 
     def _ckpt(self, ckpt: Path | None) -> Path | None:
@@ -166,17 +185,18 @@ class Experiment:
     def _rows(self) -> list[Row]:
         """One row per evaluated task."""
         evaluation, timer = self._callback(Evaluation), self._callback(PhaseTimer)
-        seconds = total_seconds(timer.episodes)
-        plan, batch = self.datamodule.plan, self.datamodule.batch_size
-        cost = {
-            "episodes": float(len(timer.episodes)),
-            "steps": float(len(timer.episodes) * (plan.size // batch)),
-            "pairs": float(len(timer.episodes) * (plan.size // batch) * batch),
-            "seconds": sum(seconds.values()),
-            "seconds_per_episode": median(sum(total_seconds([episode]).values()) for episode in timer.episodes),
-            "relative_epoch": relative_epoch(timer.episodes),
-        } | {f"seconds_{name}": value for name, value in seconds.items()}
-        results = evaluation.results | {"cost": TaskResult(metrics=cost, counts={}, prompts=None)}
+        results, cost = dict(evaluation.results), {}
+        if timer.episodes:
+            seconds = total_seconds(timer.episodes)
+            cost = {
+                "episodes": float(len(timer.episodes)),
+                "steps": float(timer.steps),
+                "pairs": float(timer.steps * self.datamodule.batch_size * self.trainer.accumulate_grad_batches),
+                "seconds": sum(seconds.values()),
+                "seconds_per_episode": median(sum(total_seconds([episode]).values()) for episode in timer.episodes),
+                "relative_epoch": relative_epoch(timer.episodes),
+            } | {f"seconds_{name}": value for name, value in seconds.items()}
+            results["cost"] = TaskResult(metrics=cost, counts={}, prompts=None)
         run = self.settings["run"]
         return [
             Row(

@@ -5,7 +5,7 @@ is LightningCLI's. ``protoclip fit --config FILE --run_dir DIR`` repeats the run
 """
 
 from argparse import ArgumentError, ArgumentParser
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,14 @@ from protoclip.instantiate import SettingsError, first_cause, instantiate
 from protoclip.module import ImageTextPretraining
 from protoclip.runs import Run
 
+FILE = "lightning.yaml"
+EARLIER = {"seed_everything": "seed", "run.name": "name", "run.runs": "runs"}
+"""Flags of what has gone into other settings, or into the directory, when LightningCLI reads them."""
+FREE = (
+    *("run", "ckpt_path", "weights_only", "verbose", "data.num_workers", "trainer.max_epochs", "trainer.logger"),
+    *("trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.plugins", "trainer.enable_progress_bar"),
+)
+"""Beginnings of what a run may go on with other values of."""
 PARSER = {"exit_on_error": False, "allow_abbrev": False}
 
 
@@ -74,10 +82,12 @@ class ImageTextCLI(LightningCLI):
         """Parse, with the run directory that the parsed settings lead to."""
         try:
             parsed = self._parse(parser, self.settings)
+            self._check_flags(parsed)
             datamodule = instantiate(ImageTextDataModule, parsed["data"], "data")
             ckpt = parsed.pop("ckpt_path", None)
             self.ckpt = None if ckpt is None else _existing(ckpt)
             self.run = self._find_run(parser, parsed, datamodule)
+            self._check_directory(parser, parsed)
             if self.flags:
                 self.settings = parsed
             if self.settings["trainer"].get("max_epochs") is None:
@@ -87,6 +97,36 @@ class ImageTextCLI(LightningCLI):
         except (ArgumentError, SettingsError) as error:
             known = (name for action in self._parser(self.stage)._actions for name in action.option_strings)
             raise ValueError(explain_flag(str(error), known)) from error
+
+    def _check_flags(self, parsed: Mapping[str, Any]) -> None:
+        """Refuse flags for what is decided before them.
+
+        Raises:
+            ValueError: with the words to give.
+        """
+        if self.stage == "fit" and parsed.get("ckpt_path") is not None:
+            raise ValueError("ckpt is for protoclip validate, test and predict: leave it out to train")
+        for flag, word in EARLIER.items():
+            section, _, key = flag.partition(".")
+            given, here = (of[section][key] if key else of[section] for of in (parsed, self.settings))
+            if given != here:
+                raise ValueError(f"--{flag} comes too late: give {word}={given} before the first dash")
+
+    def _check_directory(self, parser: LightningArgumentParser, parsed: Mapping[str, Any]) -> None:
+        """Refuse to go on with another run.
+
+        Raises:
+            ValueError: with what differs.
+        """
+        file = self.run.path / FILE
+        if self.run_dir is None or not file.exists():
+            return
+        held = dict(leaves(self._parse(parser, yaml.safe_load(file.read_text(encoding="utf-8")), flags=False)))
+        for path, value in leaves(parsed):
+            name = ".".join(path)
+            if held.get(path) != value and not name.startswith(FREE):
+                told = f"{name} is {held.get(path)} there and {value} here"
+                raise ValueError(f"{self.run.path} holds another run ({told}): give another --run_dir")
 
     def instantiate_classes(self) -> None:
         """Build the parts; a mistake is told as its constructor tells it."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from protoclip.checkpoints import DAMAGE
 from protoclip.runs import Run
 
 FIGURES = ("top1", "mean_recall", "ami")
@@ -54,9 +55,13 @@ def state_of(run: Run) -> str:
         return "done"
     if run.locked:
         return "running"
-    if (run.path / "checkpoints" / "diagnostic.ckpt").exists():
+    diagnostic = run.path / "checkpoints" / "diagnostic.ckpt"
+    if diagnostic.exists() and not (run.last and run.last.stat().st_mtime > diagnostic.stat().st_mtime):
         return "diverged"
-    episodes, finished = run.facts["episodes"], run.finished_episodes
+    try:
+        episodes, finished = run.facts["episodes"], run.finished_episodes
+    except DAMAGE:
+        return "damaged"
     return "trained" if finished == episodes else f"stopped at {finished}/{episodes}"
 
 

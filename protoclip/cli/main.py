@@ -82,9 +82,12 @@ def _runs(arguments: argparse.Namespace) -> None:
 
 
 def _table(arguments: argparse.Namespace) -> None:
+    from protoclip.files import replacing  # noqa: PLC0415
     from protoclip.reports.blocks import render_blocks  # noqa: PLC0415
 
     if not arguments.file.is_file():
         raise ValueError(f"no file {arguments.file}: give a Markdown file with table blocks")
     text = arguments.file.read_text(encoding="utf-8")
-    arguments.file.write_text(render_blocks(text, arguments.file.parent), encoding="utf-8")
+    rendered = render_blocks(text, arguments.file.parent)
+    with replacing(arguments.file) as file:
+        file.write(rendered.encode())

@@ -1,4 +1,4 @@
-"""``rows.jsonl``: one JSON object per evaluated task, appended line by line and never rewritten."""
+"""``rows.jsonl``: one JSON object per evaluated task, appended line by line."""
 
 import json
 import math

@@ -57,14 +57,6 @@ def test_every_row_is_written_at_once(tmp_path: Path) -> None:
         assert len(logger.path.read_text().splitlines()) == number + 1
 
 
-def test_a_repeated_test_is_there_once(tmp_path: Path) -> None:
-    logger = MetricsCSV(tmp_path)
-    for step, figures in (*ROWS, ROWS[-1], ROWS[-1]):
-        logger.log_metrics(figures, step)
-    assert logger.path.read_text() == WHOLE
-    assert log(tmp_path, ROWS[-1:]) == WHOLE
-
-
 def test_other_figures_of_one_step_have_rows_of_their_own(tmp_path: Path) -> None:
     assert log(tmp_path, [(9, {"lr": 0.5}), (9, {"loss": 1.0})]) == "epoch,step,loss,lr\n,9,,0.5\n,9,1.0,\n"
 

@@ -2,7 +2,7 @@ import pytest
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.sources import UnreadableSample
-from protoclip.messages import one_line
+from protoclip.messages import one_line, raised_in
 
 
 class Broken(Dataset[int]):
@@ -32,3 +32,14 @@ def test_the_first_line_of_a_mistake_is_told() -> None:
 def test_an_error_without_words_is_told_by_its_name() -> None:
     assert one_line(ValueError()) == "ValueError"
     assert one_line(ValueError("Caught a cold")) == "Caught a cold"
+
+
+def test_only_a_raise_names_its_module() -> None:
+    def ours() -> None:
+        raise ValueError
+
+    for complain, module in ((ours, __name__), (lambda: int("x"), ""), (lambda: dict(zip([1], [], strict=True)), "")):
+        with pytest.raises(ValueError, match="") as caught:
+            complain()
+        assert raised_in(caught.value) == module
+    assert raised_in(ValueError()) == ""

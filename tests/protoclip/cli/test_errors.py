@@ -57,6 +57,8 @@ def the_run(runs: Path) -> Run:
         ("optimizer.optimizer.lr=-1", "optimizer.optimizer: Invalid learning rate: -1.0"),
         ("trainer.accelerator=gpu", "trainer: No supported gpu backend found!"),
         ("ckpt=last.ckpt", "ckpt is for protoclip validate, test and predict"),
+        ("trainer.precision=16-mixed", "set optimizer.optimizer.fused=false"),
+        ("evaluation.monitor=validation/retrieval/mean_recall", "names no task of evaluation.validation: none"),
     ],
 )
 def test_a_wrong_word(word: str, line: str, tmp_path: Path, complain: Complain) -> None:
@@ -116,6 +118,9 @@ def test_wrong_commands(argv: list[str], line: str, complain: Complain) -> None:
         (["--data.batch_size=64"], "set batch_size between 1 and episode.size"),
         (["--model.banks.prototype.num_prototypes=3"], "give either prototype.num_prototypes or"),
         (["--trainer.accelerator=gpu"], "trainer: No supported gpu backend found!"),
+        (["--seed_everything=5"], "give seed=5 before the first dash"),
+        (["--run.name=other"], "give name=other before the first dash"),
+        (["--ckpt_path=last.ckpt"], "ckpt is for protoclip validate, test and predict"),
     ],
 )
 def test_wrong_flags(flags: list[str], line: str, tmp_path: Path, complain: Complain) -> None:
@@ -152,6 +157,21 @@ def test_two_runs_in_one_directory(tmp_path: Path, complain: Complain) -> None:
     (run.path / "DONE").unlink()
     with run.lock():
         assert "is being written by another process: wait for it" in complain(words(tmp_path))
+
+
+def test_the_directory_of_another_run(tmp_path: Path, complain: Complain) -> None:
+    assert train(words(tmp_path)) == 0
+    run = the_run(tmp_path)
+    before = {path: path.read_bytes() for path in run.path.iterdir() if path.is_file()}
+    line = complain(["fit", *words(tmp_path, "optimizer.weight_decay=0.2"), "--run_dir", str(run.path)], main)
+    assert "holds another run (model.weight_decay is 0.5 there and 0.2 here): give another --run_dir" in line
+    assert before == {path: path.read_bytes() for path in run.path.iterdir() if path.is_file()}
+    assert main(["fit", *words(tmp_path), "--run_dir", str(run.path), "--data.num_workers=1"]) == 0
+
+
+def test_runs_is_a_file(tmp_path: Path, complain: Complain) -> None:
+    (tmp_path / "runs").touch()
+    assert "choose a folder, such as runs=FOLDER" in complain(words(tmp_path / "runs"))
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])

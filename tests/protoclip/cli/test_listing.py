@@ -44,6 +44,22 @@ def test_finished_episodes_are_read_from_the_checkpoint(tmp_path: Path) -> None:
     assert state_of(run) == "trained"
 
 
+def test_a_damaged_checkpoint_and_a_run_that_went_on(tmp_path: Path) -> None:
+    import os
+
+    import torch
+
+    run = make_run(tmp_path)
+    (run.path / "checkpoints").mkdir()
+    last, diagnostic = run.path / "checkpoints" / "last.ckpt", run.path / "checkpoints" / "diagnostic.ckpt"
+    last.write_bytes(b"PK")
+    assert state_of(run) == "damaged"
+    torch.save({"epoch": 1}, last)
+    diagnostic.touch()
+    os.utime(diagnostic, (1, 1))
+    assert state_of(run) == "stopped at 2/4"
+
+
 def test_a_line_for_every_run(tmp_path: Path) -> None:
     done, other = make_run(tmp_path), make_run(tmp_path, "protoclip-scenes", "def")
     done.write_rows([row("scenes_zero_shot", top1=12.345, top5=40.0), row("scenes_clustering", ari=0.1, ami=0.25)])
