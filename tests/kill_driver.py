@@ -44,8 +44,8 @@ class Announcer(Callback):
 
     def phase_changed(self, name: str | None, total: int | None) -> None:
         """Tell the phase."""
-        self.tell(name or "episode end")
-        time.sleep(PAUSES.get(name or "", 0))
+        self.tell("episode" if name in {None, "training"} else str(name))  # training is told of step by step
+        time.sleep(0 if name == "training" else PAUSES.get(name or "", 0))
 
     def phase_advanced(self) -> None:
         """An extraction batch."""
@@ -53,6 +53,7 @@ class Announcer(Callback):
 
     def on_train_batch_start(self, *_: Any) -> None:
         """A step."""
+        self.tell("training")
         time.sleep(PAUSES["training"])
 
     def on_test_batch_start(self, *_: Any) -> None:

@@ -36,10 +36,10 @@ def test_an_error_without_words_is_told_by_its_name() -> None:
 
 def test_only_a_raise_names_its_module() -> None:
     def ours() -> None:
-        raise ValueError
+        raise ValueError("invalid choice")
 
-    for complain, module in ((ours, __name__), (lambda: int("x"), ""), (lambda: dict(zip([1], [], strict=True)), "")):
-        with pytest.raises(ValueError, match="") as caught:
+    for complain, module in ((ours, __name__), (lambda: int("x"), "")):
+        with pytest.raises(ValueError, match="invalid") as caught:
             complain()
         assert raised_in(caught.value) == module
     assert raised_in(ValueError()) == ""
