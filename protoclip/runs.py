@@ -42,6 +42,7 @@ UNHASHED = (
     "trainer.strategy",
     "trainer.enable_progress_bar",
     "trainer.log_every_n_steps",
+    "trainer.logger",
     "trainer.plugins",
 )
 """What does not change a result; the data enter by their fingerprints instead of their paths."""
