@@ -18,7 +18,7 @@ $(READY): pyproject.toml constraints.txt
 
 setup: $(READY)  ## make the environment in .venv
 
-demo: $(READY)  ## pretrain CLIP and ProtoCLIP on the embedded corpus and compare them (6 minutes)
+demo: $(READY)  ## pretrain CLIP and ProtoCLIP on the embedded corpus and compare them (5 minutes)
 	$(BIN)/protoclip compare experiment=demo
 
 test: $(READY)  ## run the fast tests
