@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from callbacks.phase_timer import PhaseTimer
 from protoclip.cli import main, train
@@ -207,12 +208,20 @@ def test_a_loss_that_is_not_finite(tmp_path: Path, complain: Complain) -> None:
     assert complain(argv) == line
 
 
-def test_too_many_unreadable_pictures(tmp_path: Path, complain: Complain) -> None:
+@pytest.mark.parametrize(
+    ("readable", "line"),
+    [
+        (0, "others tried in its place cannot be read: cannot read"),
+        (40, "mend the corpus, or raise data.max_faults=0.1"),
+    ],
+)
+def test_too_many_unreadable_pictures(readable: int, line: str, tmp_path: Path, complain: Complain) -> None:
     rows = "".join(f"{number}.png,a cat\n" for number in range(64))
     (tmp_path / "pairs.csv").write_text(f"filepath,title\n{rows}", encoding="utf-8")
+    for number in range(readable):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{number}.png")
     kept = (word for word in words(tmp_path / "runs") if not word.startswith("data."))
-    line = complain([*kept, "data=manifest", f"data.path={tmp_path / 'pairs.csv'}"])
-    assert "cannot read" in line
+    assert line in complain([*kept, "data=manifest", f"data.path={tmp_path / 'pairs.csv'}"])
 
 
 def test_a_fault_keeps_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
