@@ -17,8 +17,10 @@ LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
 """What a file system says that has no hard links; the previous checkpoint is not kept there."""
-DAMAGE = (BadZipFile, EOFError, NotImplementedError, OSError, OverflowError, RuntimeError, ValueError, struct.error,
-          zlib.error)  # fmt: skip
+DAMAGE = (
+    *(BadZipFile, EOFError, NotImplementedError, OSError, OverflowError),
+    *(RuntimeError, ValueError, struct.error, zlib.error),
+)
 """What ``zipfile`` and torch raise on an archive with wrong bytes."""
 
 

@@ -24,6 +24,7 @@ from protoclip.module import ImageTextPretraining
 from protoclip.reports.rows import Row, append_rows, read_rows
 
 ROWS = "rows.jsonl"
+SETTINGS = "lightning.yaml"
 HASHED = ("model", "datamodule", "trainer", "callbacks", "run", "extra")
 """The parts of a config that a run is built from, and what was set beside it; the other groups only feed them."""
 
@@ -167,7 +168,7 @@ def load(path: str | os.PathLike[str]) -> tuple[ImageTextPretraining, dict[str, 
     run = Run(Path(path), Path(path).name)
     if run.last is None:
         raise ValueError(f"{path} holds no checkpoint: give a directory runs/NAME/HASH of a run that was trained")
-    settings = OmegaConf.to_container(OmegaConf.load(run.path / "lightning.yaml"))
+    settings = OmegaConf.to_container(OmegaConf.load(run.path / SETTINGS))
     assert isinstance(settings, dict)
     module = instantiate(ImageTextPretraining, settings["model"], "model")
     module.load_state_dict(read_checkpoint(run.last)["state_dict"])

@@ -33,7 +33,7 @@ from protoclip.files import replacing
 from protoclip.module import ImageTextPretraining
 from protoclip.reports.rows import Row
 from protoclip.reports.screen import print_rows
-from protoclip.runs import Run, git_revision, now
+from protoclip.runs import SETTINGS, Run, git_revision, now
 
 C = TypeVar("C", bound=Callback)
 
@@ -116,7 +116,7 @@ class Experiment:
         if self.run.done:
             self.console.print(f"{self.run.path} is finished: nothing to do")
             return
-        files = {"lightning.yaml": OmegaConf.to_yaml(OmegaConf.create(dict(self.settings)))}
+        files = {SETTINGS: OmegaConf.to_yaml(OmegaConf.create(dict(self.settings)))}
         if self.config is not None:
             files["config.yaml"] = self.config
         self.run.describe(

@@ -5,7 +5,8 @@ is LightningCLI's. ``protoclip fit --config FILE --run_dir DIR`` repeats the run
 """
 
 from argparse import ArgumentError, ArgumentParser
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,8 @@ from protoclip.cli.main import STAGES
 from protoclip.cli.translate import leaves, place
 from protoclip.instantiate import SettingsError, first_cause, instantiate
 from protoclip.module import ImageTextPretraining
-from protoclip.runs import Run
+from protoclip.runs import SETTINGS, Run
 
-FILE = "lightning.yaml"
 EARLIER = {"seed_everything": "seed", "run.name": "name", "run.runs": "runs"}
 """Flags of what has gone into other settings, or into the directory, when LightningCLI reads them."""
 FREE = (
@@ -118,7 +118,7 @@ class ImageTextCLI(LightningCLI):
         Raises:
             ValueError: with what differs.
         """
-        file = self.run.path / FILE
+        file = self.run.path / SETTINGS
         if self.run_dir is None or not file.exists():
             return
         held = dict(leaves(self._parse(parser, yaml.safe_load(file.read_text(encoding="utf-8")), flags=False)))
@@ -153,8 +153,10 @@ class ImageTextCLI(LightningCLI):
         if self.run_dir is not None:
             return Run(Path(self.run_dir), Path(self.run_dir).name)
         assert self.hydra is not None
-        plain = dict(leaves(self._parse(parser, self.settings, flags=False)))
-        changed = {".".join(path): value for path, value in leaves(parsed) if plain.get(path) != value}
+        changed: dict[str, Any] = {}
+        if self.flags:
+            plain = dict(leaves(self._parse(parser, self.settings, flags=False)))
+            changed = {".".join(path): value for path, value in leaves(parsed) if plain.get(path) != value}
         if self.ckpt is not None:
             with self.ckpt.open("rb") as file:
                 changed["ckpt"] = file_digest(file, "sha256").hexdigest()
@@ -162,33 +164,33 @@ class ImageTextCLI(LightningCLI):
 
     def fit(self, **_: Any) -> None:
         """Train, from the last finished episode on."""
-        experiment = self._experiment()
-        with self.run.lock():
+        with self._experiment() as experiment:
             experiment.fit()
 
     def validate(self, **_: Any) -> None:
         """Run the validation tasks."""
-        experiment = self._experiment()
-        with self.run.lock():
+        with self._experiment() as experiment:
             experiment.validate(self.ckpt)
 
     def test(self, **_: Any) -> None:
         """Run the test tasks and keep their rows."""
-        experiment = self._experiment()
-        with self.run.lock():
+        with self._experiment() as experiment:
             experiment.test(self.ckpt)
 
     def predict(self, **_: Any) -> None:
         """Write the features of the test sets."""
-        experiment = self._experiment()
-        with self.run.lock():
+        with self._experiment() as experiment:
             experiment.predict(self.ckpt)
 
-    def _experiment(self) -> Experiment:
+    @contextmanager
+    def _experiment(self) -> Iterator[Experiment]:
+        """The parts of the run, which no other process writes during the body."""
         resolved = None
         if self.hydra is not None:
             resolved = OmegaConf.to_yaml(self.hydra, resolve=True)
-        return Experiment(self.run, self.model, self.datamodule, self.trainer, self.settings, resolved)
+        experiment = Experiment(self.run, self.model, self.datamodule, self.trainer, self.settings, resolved)
+        with self.run.lock():
+            yield experiment
 
 
 def run_stage(argv: Sequence[str]) -> None:
