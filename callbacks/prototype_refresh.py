@@ -1,137 +1,196 @@
 """The episodic prototype refresh of ProtoCLIP (section III-D).
 
-At the start of an episode, before its first step: extract the projected features of all its pairs (eval mode, no
-gradient, the training augmentation under another draw), cluster them per modality, translate the clusters back into
-each student's space, and write labels and prototypes into the bank. Nothing of the data set changes. Of several
-processes each extracts its share; rank 0 clusters once, and its bank becomes everyone's.
+At the start of an episode, before its first step: get the projected features of its pairs, group them for each term
+that learns from prototypes, translate the groups into each student's space, and write labels and prototypes into the
+term's bank. Nothing of the data set changes. Of several processes each gives its share; rank 0 groups once, and its
+banks become everyone's.
+
+The features are *fresh*, by an extraction pass over the episode, or *recorded* in training at each pair's last visit,
+which saves that pass: as good while pairs come again soon, stale where an episode is a small part of the corpus. Their
+age is logged. Pairs that were not visited yet take no part, unless a share of fresh features is asked for.
 """
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-import numpy as np
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
+from callbacks.episode_features import RecordedFeatures, extract
 from callbacks.figures import log_figures
 from datamodules.datamodule import ImageTextDataModule
-from protoclip.distributed import broadcast_buffers, gather, on_rank_zero
-from protoclip.divergence import check_extracted
+from protoclip.distributed import broadcast_buffers, on_rank_zero
+from protoclip.evaluation import cluster_purity
 from protoclip.module import ImageTextPretraining
-from protoclip.prototypes import Clusters, KMeans, PrototypeBank, assign_prototypes
+from protoclip.prototypes import EpisodeFeatures, Grouping, PrototypeBank, Prototypes
+from protoclip.ranges import Share
 from protoclip.seeds import derive_seed
-from protoclip.terms import Term
-
-Share = tuple[Tensor, Tensor, Tensor]
+from protoclip.terms import FeatureKey, Term
 
 
 class PrototypeRefresh(Callback):
-    """Renews the bank of one prototype term whenever a new block of episodes begins.
+    """Renews the banks of the terms that learn from prototypes whenever a new block of episodes begins.
 
     Args:
-        term: name of the prototype term; its head, views and bank are used.
-        labels: ``kmeans``, ``shuffled`` or ``oracle``, see ``assign_prototypes``.
-        source: ``cross``, ``same`` or ``joint``.
-        back_translation: PBT, or the teacher's centroids as they are.
-        cluster: K-means with its options.
+        groupings: who groups the pairs, by term; a term that the model does without is passed over. All terms read the
+            same two features.
+        features: ``fresh`` or ``recorded``.
+        fresh_share: part of the episode's pairs, those with the oldest records, that are extracted all the same.
+        folder: of the record.
         seed: of the clusterings.
+
+    Attributes:
+        figures: of the last refresh.
+
+    Raises:
+        ValueError: a share of fresh features where all are fresh.
     """
 
     def __init__(
         self,
         *,
-        term: str = "prototype",
-        labels: Literal["kmeans", "shuffled", "oracle"] = "kmeans",
-        source: Literal["cross", "same", "joint"] = "cross",
-        back_translation: bool = True,
-        cluster: KMeans | None = None,
+        groupings: Mapping[str, Grouping],
+        features: Literal["fresh", "recorded"] = "fresh",
+        fresh_share: Share = 0.0,
+        folder: str = "recorded",
         seed: int = 0,
     ) -> None:
-        self.term = term
-        self.labels = labels
-        self.source = source
-        self.back_translation = back_translation
-        self.cluster = cluster or KMeans()
+        if features == "fresh" and fresh_share:
+            raise ValueError("prototype.fresh_share is for prototype.features=recorded: leave it out")
+        self.groupings = dict(groupings)
+        self.recorded = RecordedFeatures(folder, fresh_share) if features == "recorded" else None
         self.seed = seed
+        self.figures: dict[str, float] = {}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Ask the module for the features to record.
+
+        Raises:
+            ValueError: terms that read different features.
+        """
+        assert isinstance(pl_module, ImageTextPretraining)
+        if len({self._term(pl_module, name).required for name in self._present(pl_module)}) > 1:
+            raise ValueError(f"the terms {', '.join(self.groupings)} read different views or heads: bind them alike")
+        if self.recorded and stage == "fit" and self._present(pl_module):
+            pl_module.returned = self._keys(pl_module)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open the record."""
+        assert isinstance(pl_module, ImageTextPretraining)
+        if self.recorded and pl_module.returned:
+            bank = self._bank(pl_module, self._present(pl_module)[0])
+            self.recorded.open(trainer, _data(trainer).plan.corpus_size, bank.image.prototypes.shape[1])
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refresh if the term is active and its bank is of another block."""
-        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        """Refresh the banks of active terms that are of another block."""
         assert isinstance(pl_module, ImageTextPretraining)
-        assert isinstance(datamodule, ImageTextDataModule)
+        if self.recorded:
+            self.recorded.begin_episode()
         episode = trainer.current_epoch
-        bank = self._bank(pl_module)
-        block = datamodule.plan.block(episode)
-        if pl_module.active_weights(episode)[self.term] and int(bank.block) != block:
-            self._refresh(pl_module, datamodule, bank, episode, block)
+        block = _data(trainer).plan.block(episode)
+        weights = pl_module.active_weights(episode)
+        due = [name for name in self._present(pl_module) if weights[name]]
+        due = [name for name in due if int(self._bank(pl_module, name).block) != block]
+        if due:
+            features = self._features(pl_module, _data(trainer), episode)
+            on_rank_zero(lambda: self._renew(pl_module, due, block, features))
+            for name in due:
+                broadcast_buffers(self._bank(pl_module, name))
 
-    def _bank(self, module: ImageTextPretraining) -> PrototypeBank:
-        bank = module.banks[self._term(module).banks[0]]
-        assert isinstance(bank, PrototypeBank)
-        return bank
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Record a step's features."""
+        assert isinstance(pl_module, ImageTextPretraining)
+        if self.recorded and pl_module.returned:
+            self.recorded.keep(batch["index"], *(outputs["features"][key] for key in pl_module.returned))
 
-    def _term(self, module: ImageTextPretraining) -> Term:
-        term = module.terms[self.term]
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Hand the episode's record to the checkpoint."""
+        assert isinstance(pl_module, ImageTextPretraining)
+        if self.recorded and pl_module.returned:
+            self.recorded.end_episode(trainer.current_epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The last refresh's figures, the last episode's record, and what the groupings keep."""
+        recorded = self.recorded.state_dict() if self.recorded else {}
+        kept = {name: grouping.state_dict() for name, grouping in self.groupings.items()}
+        return {"figures": self.figures, "recorded": recorded, "groupings": kept}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on after ``state_dict``."""
+        self.figures = dict(state_dict["figures"])
+        if self.recorded:
+            self.recorded.load_state_dict(state_dict["recorded"])
+        for name, state in state_dict["groupings"].items():
+            self.groupings[name].load_state_dict(state)
+
+    def _present(self, module: ImageTextPretraining) -> list[str]:
+        return [name for name in self.groupings if name in module.terms]
+
+    def _term(self, module: ImageTextPretraining, name: str) -> Term:
+        term = module.terms[name]
         assert isinstance(term, Term)
         return term
 
-    def _refresh(
-        self,
-        module: ImageTextPretraining,
-        datamodule: ImageTextDataModule,
-        bank: PrototypeBank,
-        episode: int,
-        block: int,
-    ) -> None:
-        shares = gather(self._extract(module, datamodule, episode))
-        indices = datamodule.plan.indices(block)
-        on_rank_zero(lambda: self._renew(module, bank, block, indices, shares))
-        broadcast_buffers(bank)
+    def _keys(self, module: ImageTextPretraining) -> tuple[FeatureKey, ...]:
+        return self._term(module, self._present(module)[0]).required
+
+    def _bank(self, module: ImageTextPretraining, name: str) -> PrototypeBank:
+        bank = module.banks[self._term(module, name).banks[0]]
+        assert isinstance(bank, PrototypeBank)
+        return bank
+
+    def _features(
+        self, module: ImageTextPretraining, datamodule: ImageTextDataModule, episode: int
+    ) -> EpisodeFeatures | None:
+        """Features of the episode's pairs, on rank 0; the figures of a new refresh begin with their age."""
+        self.figures = {}
+        if self.recorded is None:
+            return extract(module, datamodule, episode, self._keys(module))
+        features, ages = self.recorded.recall(module, datamodule, episode, self._keys(module))
+        self.figures |= {f"prototypes/{name}": value for name, value in ages.items()}
+        return features
 
     def _renew(
-        self, module: ImageTextPretraining, bank: PrototypeBank, block: int, indices: np.ndarray, shares: list[Share]
+        self, module: ImageTextPretraining, due: list[str], block: int, features: EpisodeFeatures | None
     ) -> None:
-        """Cluster the shares of all processes, which are in the order of the positions."""
-        image_features, text_features, classes = (torch.cat(column) for column in zip(*shares, strict=True))
-        extracted = dict(zip(self._term(module).required, (image_features, text_features), strict=True))
-        check_extracted(extracted, step=module.global_step, episode=module.current_epoch, indices=indices)
-        prototypes = assign_prototypes(
-            image_features,
-            text_features,
-            bank.num_prototypes,
-            labels=self.labels,
-            source=self.source,
-            back_translation=self.back_translation,
-            true_labels=classes,
-            cluster=self.cluster,
-            seed=derive_seed(self.seed, "prototypes", block) % 2**31,
-            phase=module.clock.phase,
-        )
-        bank.write(block, prototypes.image, prototypes.text)
-        self._log(module, prototypes.clusters)
+        """Group the pairs anew for every term that is due."""
+        assert features is not None
+        objectives: dict[str, float] = {}
+        for name in due:
+            bank = self._bank(module, name)
+            if not len(features.positions):  # nothing is recorded yet
+                bank.leave_out(block)
+                continue
+            found = self.groupings[name](
+                features,
+                bank.num_prototypes,
+                teachers=_data(module.trainer).teachers,
+                seed=derive_seed(self.seed, "prototypes", block) % 2**31,
+                phase=module.clock.phase,
+            )
+            bank.write(block, found.image, found.text, features.positions)
+            self.figures |= _figures(f"prototypes/{name}", found, features.classes)
+            for side, clusters in found.clusters.items():
+                steps = enumerate(clusters.objective)
+                objectives |= {f"kmeans/{name}/{side}_objective_{step:02d}": value for step, value in steps}
+        log_figures(module.trainer, self.figures | objectives, module.global_step)
 
-    @torch.no_grad()
-    def _extract(self, module: ImageTextPretraining, datamodule: ImageTextDataModule, episode: int) -> Share:
-        """Projected image and text features of this process' positions, float32 on the CPU, and the pairs' classes."""
-        parts: list[tuple[Tensor, ...]] = []
-        module.eval()
-        try:
-            for batch in module.clock.track("extraction", datamodule.extraction_dataloader(episode)):
-                moved = module.trainer.precision_plugin.convert_input(module.trainer.strategy.batch_to_device(batch))
-                with module.trainer.precision_plugin.forward_context():
-                    features = module(moved)
-                parts.append((*(features[key].float().cpu() for key in self._term(module).required), batch["label"]))
-        finally:
-            module.train()
-        image_features, text_features, classes = (torch.cat(column) for column in zip(*parts, strict=True))
-        return image_features, text_features, classes
 
-    def _log(self, module: ImageTextPretraining, clusters: dict[str, Clusters]) -> None:
-        """Empty and largest cluster, and the objective at each iteration."""
-        figures: dict[str, float] = {}
-        for name, found in clusters.items():
-            figures[f"prototypes/{name}_empty"] = float((found.counts == 0).sum())
-            figures[f"prototypes/{name}_largest"] = float(found.counts.max())
-            figures |= {f"kmeans/{name}_objective_{step:02d}": value for step, value in enumerate(found.objective)}
-        log_figures(module.trainer, figures, module.global_step)
+def _figures(place: str, found: Prototypes, classes: Tensor) -> dict[str, float]:
+    """Empty and largest cluster of each clustering, and its purity where the pairs have classes."""
+    figures: dict[str, float] = {}
+    for name, clusters in found.clusters.items():
+        figures[f"{place}/{name}_empty"] = float((clusters.counts == 0).sum())
+        figures[f"{place}/{name}_largest"] = float(clusters.counts.max())
+        if bool((classes >= 0).all()):
+            figures[f"{place}/{name}_purity"] = cluster_purity(clusters.labels, classes)
+    return figures
+
+
+def _data(trainer: pl.Trainer) -> ImageTextDataModule:
+    datamodule = trainer.datamodule  # type: ignore[attr-defined]
+    assert isinstance(datamodule, ImageTextDataModule)
+    return datamodule

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from datamodules.faults import FaultCounter
 from datamodules.sources import PairSource, Pictures
 from datamodules.views import MEAN, STD, PictureTransform, evaluation_transform
 from protoclip.ranges import NonNegativeInt, PositiveInt, Share
+from protoclip.teachers import TeacherCache
 
 Loader = DataLoader[dict[str, Tensor]]
 
@@ -37,6 +39,10 @@ class ImageTextDataModule(pl.LightningDataModule):
         num_workers: loader processes.
         seed: of episodes, captions and augmentations.
         max_faults: largest share of an episode's samples that may be replaced because they cannot be read.
+        teachers: caches of external teachers' features by name.
+
+    Raises:
+        ValueError: what does not fit together, such as the cache of another corpus.
     """
 
     def __init__(
@@ -57,11 +63,15 @@ class ImageTextDataModule(pl.LightningDataModule):
         num_workers: NonNegativeInt = 0,
         seed: int = 0,
         max_faults: Share = 0.1,
+        teachers: Mapping[str, TeacherCache] | None = None,
     ) -> None:
         super().__init__()
         self.train = train
         self.plan = plan(len(train))
         EpisodeSampler(self.plan, purpose="train", batch_size=batch_size)  # refuses what does not fit, before training
+        self.teachers = dict(teachers or {})
+        for cache in self.teachers.values():
+            cache.check(train.fingerprint)
         self.tokenize = tokenize
         self.batch_size = batch_size
         self.validation = dict(validation or {})
@@ -75,10 +85,12 @@ class ImageTextDataModule(pl.LightningDataModule):
             text_views=text_views,
             tokenize=tokenize,
             seed=seed,
+            teachers=self.teachers,
         )
         self._faults = FaultCounter(train, max_faults)
         self._next_episode = 0
         self._extraction: Loader | None = None
+        self._to_extract = self.plan.size
 
     def train_dataloader(self) -> Loader:
         """This process' part of whole batches in random order; the sampler goes from episode to episode by itself."""
@@ -93,8 +105,13 @@ class ImageTextDataModule(pl.LightningDataModule):
         )
         return self._loader(self.dataset, sampler=sampler, batch_size=local_batch_size(self.batch_size, world))
 
-    def extraction_dataloader(self, episode: int) -> Loader:
-        """This process' pairs of an episode by position, under another draw of the training augmentation."""
+    def extraction_dataloader(self, episode: int, positions: np.ndarray | None = None) -> Loader:
+        """This process' pairs of an episode by position, under another draw of the training augmentation.
+
+        Args:
+            episode: number of the episode.
+            positions: places in the episode, in order; None for all.
+        """
         if self._extraction is None:
             rank, world = self._place
             batch_size = min(self.evaluation_batch_size, self.plan.size)
@@ -103,12 +120,14 @@ class ImageTextDataModule(pl.LightningDataModule):
             self._extraction = self._loader(self.dataset, sampler=sampler, batch_size=batch_size, persistent=False)
         assert isinstance(self._extraction.sampler, EpisodeSampler)
         self._extraction.sampler.set_epoch(episode)
+        self._extraction.sampler.chosen = positions
+        self._to_extract = self.plan.size if positions is None else len(positions)
         return self._extraction
 
     @property
     def common_extraction_batches(self) -> int:
-        """Extraction batches that every process has; those with a pair more may have one more."""
-        smallest = self.plan.size // self._place[1]
+        """Batches of the last extraction that every process has; those with a pair more may have one more."""
+        smallest = self._to_extract // self._place[1]
         return -(-smallest // min(self.evaluation_batch_size, self.plan.size))
 
     def val_dataloader(self) -> list[Loader]:

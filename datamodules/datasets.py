@@ -1,7 +1,6 @@
 """Samples of training episodes and of evaluation sets, and how they are collated."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,6 +11,8 @@ from datamodules.episodes import SampleKey
 from datamodules.sources import PairSource, Picture, Pictures, UnreadableSample
 from datamodules.views import PictureTransform, Tokenize, seeded
 from protoclip.seeds import derive_seed
+from protoclip.teachers import TeacherCache
+from protoclip.terms import teacher_view
 
 ATTEMPTS = 20
 """Pairs tried in the place of an unreadable one."""
@@ -29,6 +30,7 @@ class EpisodeDataset(Dataset[dict[str, Any]]):
         text_views: names of the views that are the drawn caption.
         tokenize: captions to ids.
         seed: of all draws.
+        teachers: features of external teachers by name; a sample holds its row.
     """
 
     def __init__(
@@ -39,20 +41,24 @@ class EpisodeDataset(Dataset[dict[str, Any]]):
         text_views: Sequence[str],
         tokenize: Tokenize,
         seed: int,
+        teachers: Mapping[str, TeacherCache] | None = None,
     ) -> None:
         self.source = source
         self.image_views = dict(image_views)
         self.text_views = tuple(text_views)
         self.tokenize = tokenize
         self.seed = seed
+        self.teachers = dict(teachers or {})
 
-    def caption(self, key: SampleKey) -> str:
-        """The caption of a pair, one of several, the same in both passes over a block."""
-        captions = self.source.captions(key.index)
-        return captions[derive_seed(self.seed, "caption", key.block, key.position) % len(captions)]
+    def caption_number(self, key: SampleKey) -> int:
+        """Which of a pair's captions is drawn, the same in both passes over a block."""
+        return self._draw(key, len(self.source.captions(key.index)))
 
-    def pair(self, key: SampleKey) -> tuple[int, Picture, str]:
-        """The pair of a place in an episode: its index in the corpus, picture and caption.
+    def _draw(self, key: SampleKey, captions: int) -> int:
+        return derive_seed(self.seed, "caption", key.block, key.position) % captions
+
+    def pair(self, key: SampleKey) -> tuple[int, Picture, int, str]:
+        """The pair of a place in an episode: its index in the corpus, picture, the caption's number, and the caption.
 
         Raises:
             UnreadableSample: neither the pair nor any of those tried in its place can be read.
@@ -62,13 +68,15 @@ class EpisodeDataset(Dataset[dict[str, Any]]):
             drawn = derive_seed(self.seed, "replacement", key.index, attempt) % len(self.source)
             index = drawn if attempt else key.index
             try:
-                return index, self.source.image(index), self.caption(replace(key, index=index))
+                picture, captions = self.source.image(index), self.source.captions(index)
+                number = self._draw(key, len(captions))
+                return index, picture, number, captions[number]
             except UnreadableSample as error:
                 reason = str(error)
         raise UnreadableSample(f"pair {key.index} and {ATTEMPTS} others tried in its place cannot be read: {reason}")
 
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
-        index, picture, caption = self.pair(key)
+        index, picture, number, caption = self.pair(key)
         sample: dict[str, Any] = {
             "index": index,
             "replaced": -1 if index == key.index else key.index,
@@ -76,7 +84,10 @@ class EpisodeDataset(Dataset[dict[str, Any]]):
             "episode": key.episode,
             "block": key.block,
             "label": self.source.label(index),
+            "caption": number,
         }
+        for name, cache in self.teachers.items():
+            sample[teacher_view(name)] = cache.rows([index], [number])[0]
         for name, transform in self.image_views.items():
             with seeded(derive_seed(self.seed, key.purpose, key.episode, key.position, name)):
                 sample[name] = transform(picture)

@@ -87,6 +87,12 @@ class EpisodePlan:
             return order[start : start + self.size]
         return self._generator("draw", block).choice(self.corpus_size, self.size, replace=self.replacement)
 
+    def keys(self, episode: int, purpose: str) -> list[SampleKey]:
+        """The samples of an episode by position."""
+        block = self.block(episode)
+        indices = self.indices(block).tolist()
+        return [SampleKey(index, position, episode, block, purpose) for position, index in enumerate(indices)]
+
     def order(self, episode: int) -> np.ndarray:
         """Positions in the order in which an episode trains on them [size]."""
         return self._generator("order", episode).permutation(self.size)
@@ -109,6 +115,9 @@ class EpisodeSampler(Sampler[SampleKey]):
         rank: this process; it has a contiguous part of every training batch, and of the positions to extract.
         world: number of processes.
 
+    Attributes:
+        chosen: places in the episode to extract, in order; None for all.
+
     Raises:
         ValueError: a batch larger than the episode, or one that does not divide by the processes.
     """
@@ -128,6 +137,7 @@ class EpisodeSampler(Sampler[SampleKey]):
         self.batch_size = batch_size
         self.rank = rank
         self.world = world
+        self.chosen: np.ndarray | None = None
 
     def set_epoch(self, epoch: int) -> None:
         """Go to an episode; takes effect at the next iteration."""
@@ -137,16 +147,15 @@ class EpisodeSampler(Sampler[SampleKey]):
         return len(self._positions(self.episode))
 
     def __iter__(self) -> Iterator[SampleKey]:
-        episode = self.episode
-        block = self.plan.block(episode)
-        indices = self.plan.indices(block)
-        for position in self._positions(episode).tolist():
-            yield SampleKey(int(indices[position]), position, episode, block, self.purpose)
+        keys = self.plan.keys(self.episode, self.purpose)
+        for position in self._positions(self.episode).tolist():
+            yield keys[position]
 
     def _positions(self, episode: int) -> np.ndarray:
         """Positions of this process in their order."""
         if self.purpose == "extract":
-            return np.array_split(np.arange(self.plan.size), self.world)[self.rank]
+            chosen = np.arange(self.plan.size) if self.chosen is None else self.chosen
+            return np.array_split(chosen, self.world)[self.rank]
         whole = self.plan.size // self.batch_size * self.batch_size
         shares = self.plan.order(episode)[:whole].reshape(-1, self.world, local_batch_size(self.batch_size, self.world))
         return shares[:, self.rank].reshape(-1)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -83,23 +82,26 @@ def check_loss(
     )
 
 
-def check_extracted(features: Mapping[FeatureKey, Tensor], *, step: int, episode: int, indices: np.ndarray) -> None:
+def check_extracted(
+    features: Mapping[FeatureKey, Tensor], *, step: int, episode: int, indices: Tensor, positions: Tensor
+) -> None:
     """Look at the features of an episode, before anything is clustered.
 
     Args:
-        features: [pairs, dim] by position.
+        features: [pairs, dim].
         step: next step of the run.
         episode: that begins.
         indices: of the pairs in the corpus [pairs].
+        positions: of the pairs in the episode [pairs].
 
     Raises:
         NonFiniteError: with the features and pairs.
     """
     wrong = {key: ~torch.isfinite(value).all(dim=1) for key, value in features.items()}
-    pairs = torch.stack(list(wrong.values())).any(dim=0).nonzero().squeeze(1)
-    if len(pairs):
+    pairs = torch.stack(list(wrong.values())).any(dim=0)
+    if bool(pairs.any()):
         names = [_name(key) for key, rows in wrong.items() if bool(rows.any())]
-        raise NonFiniteError(step, episode, {}, names, indices[pairs.numpy()].tolist(), pairs.tolist())
+        raise NonFiniteError(step, episode, {}, names, indices[pairs].tolist(), positions[pairs].tolist())
 
 
 def _name(key: FeatureKey) -> str:

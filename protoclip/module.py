@@ -6,8 +6,9 @@ term turns the shared features into a loss, and the losses are added with the we
 
 import copy
 import random
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
+from typing import Any, TypeVar
 
 import numpy as np
 import pytorch_lightning as pl
@@ -26,12 +27,13 @@ from protoclip.ranges import NonNegativeFloat
 from protoclip.schedule import parameter_groups
 from protoclip.seeds import derive_seed
 from protoclip.temperature import Temperature
-from protoclip.terms import FeatureKey, StepInputs, Term
+from protoclip.terms import FeatureKey, StepInputs, Term, teacher_view
 from protoclip.towers import Towers
 
 TOWER_OUTPUTS = ("pooled", "embedding", "features", "tokens")
 Batch = Mapping[str, Tensor]
 Features = dict[FeatureKey, Tensor]
+M = TypeVar("M", bound=nn.Module)
 
 
 class ImageTextPretraining(pl.LightningModule):
@@ -39,7 +41,7 @@ class ImageTextPretraining(pl.LightningModule):
 
     Args:
         towers: the image and the text tower.
-        terms: supervision terms by name.
+        terms: supervision terms by name; one that has no weight in any phase is left out, with all that it alone needs.
         temperatures: learnable temperatures by name, shared between terms.
         heads: for each name, a function from the width of a tower's embedding to a head. Both modalities get the same
             initial weights where their widths are equal (as ProtoCLIP's code does).
@@ -49,6 +51,9 @@ class ImageTextPretraining(pl.LightningModule):
         schedule: function from the number of steps to a factor of the learning rate by step.
         weight_decay: of the parameters that are decayed (see ``parameter_groups``).
         seed: of everything random in a training step, together with the episode.
+
+    Attributes:
+        returned: features that ``training_step`` hands to callbacks, as ``features`` beside the loss.
 
     Raises:
         ValueError: terms, phases, heads, temperatures and banks that do not fit together.
@@ -71,32 +76,21 @@ class ImageTextPretraining(pl.LightningModule):
         super().__init__()
         self.towers = towers
         towers.image.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster for convolutions, on CPU and GPU alike
-        self.terms = nn.ModuleDict(terms)
-        self.temperatures = nn.ModuleDict(temperatures)
-        self.banks = nn.ModuleDict(banks or {})
         self.phases = dict(phases or {})
+        used = _used(terms, self.phases)
+        _check_names(used, heads=heads or {}, temperatures=temperatures, banks=banks or {})
+        self.terms = nn.ModuleDict(used)
+        self.temperatures = nn.ModuleDict(_those(temperatures, (term.temperatures for term in used.values())))
+        self.banks = nn.ModuleDict(_those(banks or {}, (term.banks for term in used.values())))
         self.optimizer_factory = optimizer
         self.schedule_factory = schedule
         self.weight_decay = weight_decay
         self.seed = seed
         self.clock = PhaseClock()
         self._validation_sums = torch.zeros(0, 2)
-        self._check_names(terms, heads or {})
-        self.required = tuple(dict.fromkeys(key for term in terms.values() for key in term.required))
+        self.required = tuple(dict.fromkeys(key for term in used.values() for key in term.required))
+        self.returned: tuple[FeatureKey, ...] = ()
         self.heads = self._build_heads(heads or {})
-
-    def _check_names(self, terms: Mapping[str, Term], heads: Mapping[str, object]) -> None:
-        check_phases({name: term.weight for name, term in terms.items()}, self.phases)
-        for name, term in terms.items():
-            outputs = {key.output for key in term.required}
-            wanted = {
-                "heads": outputs - set(TOWER_OUTPUTS) - set(heads),
-                "temperatures": set(term.temperatures) - set(self.temperatures),
-                "banks": set(term.banks) - set(self.banks),
-            }
-            for kind, missing in wanted.items():
-                if missing:
-                    raise ValueError(f"term {name} needs {kind}.{', '.join(sorted(missing))}, which is not configured")
 
     def _build_heads(self, heads: Mapping[str, Callable[[int], nn.Module]]) -> nn.ModuleDict:
         """One head per name and tower that some term asks for."""
@@ -112,13 +106,19 @@ class ImageTextPretraining(pl.LightningModule):
         return result
 
     @property
+    def required_teachers(self) -> set[str]:
+        """The external teachers whose features the terms read."""
+        return {teacher for name in self.terms for teacher in self._term(name).teachers}
+
+    @property
     def required_views(self) -> dict[str, str]:
         """The views that the terms read, and each one's tower."""
         return {key.view: key.tower for key in self.required}
 
     def active_weights(self, episode: int) -> dict[str, float]:
         """Weights of the terms in an episode."""
-        return term_weights({name: self._term(name).weight for name in self.terms}, self.phases, episode)
+        weights = term_weights({name: self._term(name).weight for name in self.terms}, self.phases, episode)
+        return {name: weights[name] for name in self.terms}
 
     def encode(self, tower: str, inputs: Tensor) -> dict[str, Tensor]:
         """Every output of a tower and its heads, for images [batch, 3, height, width] or token ids [batch, length]."""
@@ -139,7 +139,7 @@ class ImageTextPretraining(pl.LightningModule):
             features |= {FeatureKey(tower, view, name): _full_precision(value) for name, value in outputs.items()}
         return features
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Weighted sum of the terms' losses on one batch of pairs."""
         episode = int(batch["episode"][0])
         if episode != self.current_epoch:
@@ -152,7 +152,7 @@ class ImageTextPretraining(pl.LightningModule):
             figures = mean_figures(figures | self._representation_figures(features), self.device)
         self.log("train/loss", figures.pop("loss"), prog_bar=True)
         self.log_dict({f"train/{name}": value for name, value in figures.items()})
-        return loss
+        return {"loss": loss, "features": {key: features[key].detach() for key in self.returned}}
 
     def _loss(self, inputs: StepInputs, weights: Mapping[str, float]) -> tuple[Tensor, dict[str, Tensor | float]]:
         losses = []
@@ -177,6 +177,7 @@ class ImageTextPretraining(pl.LightningModule):
             positions=batch["position"],
             block=int(batch["block"][0]),
             gathers=True,
+            teachers={name: batch[teacher_view(name)] for name in self.required_teachers},
         )
 
     def _representation_figures(self, features: Features) -> dict[str, float]:
@@ -291,6 +292,30 @@ class ImageTextPretraining(pl.LightningModule):
 
 def _full_precision(value: Tensor) -> Tensor:
     return value.float() if value.dtype in {torch.float16, torch.bfloat16} else value
+
+
+def _used(terms: Mapping[str, Term], phases: Mapping[str, Phase]) -> dict[str, Term]:
+    """The terms with a weight, of their own or in some phase."""
+    weights = {name: term.weight for name, term in terms.items()}
+    check_phases(weights, phases)
+    given = [weights, *(phase.weights for phase in phases.values())]
+    return {name: term for name, term in terms.items() if any(weights.get(name) for weights in given)}
+
+
+def _check_names(terms: Mapping[str, Term], **parts: Mapping[str, object]) -> None:
+    """Refuse terms that name a head, temperature or bank that there is not."""
+    for name, term in terms.items():
+        outputs = {key.output for key in term.required} - set(TOWER_OUTPUTS)
+        wanted = {"heads": outputs, "temperatures": set(term.temperatures), "banks": set(term.banks)}
+        for kind, names in wanted.items():
+            if missing := names - set(parts[kind]):
+                raise ValueError(f"term {name} needs {kind}.{', '.join(sorted(missing))}, which is not configured")
+
+
+def _those(parts: Mapping[str, M], names: Iterable[Iterable[str]]) -> dict[str, M]:
+    """The parts that somebody names, in their order."""
+    named = set(chain.from_iterable(names))
+    return {name: part for name, part in parts.items() if name in named}
 
 
 def _untrained(term: Term, inputs: StepInputs) -> Tensor:

@@ -110,6 +110,8 @@ def check_views(module: ImageTextPretraining, datamodule: ImageTextDataModule) -
                 f"the method reads the {tower} view {view!r}, and views makes {', '.join(sorted(made[tower]))}: "
                 f"choose other views, or bind the term to one of these"
             )
+    if missing := module.required_teachers - set(datamodule.teachers):
+        raise ValueError(f"the method reads the teacher {', '.join(sorted(missing))}: add teacher=NAME")
 
 
 def build_trainer(config: DictConfig, datamodule: ImageTextDataModule) -> pl.Trainer:

@@ -78,7 +78,7 @@ def draw_prototypes(run: Run, path: Path) -> Path:
                     modality="image" if teacher == "image" else "text",
                     id=number,
                     size=int(side.counts[number]),
-                    images=[picture for _, picture, _ in pairs],
+                    images=[picture for _, picture, *_ in pairs],
                     captions=[caption for *_, caption in pairs],
                 )
             )

@@ -8,7 +8,7 @@ a ``ValueError`` of one line.
 from protoclip.evaluation.clustering import cluster_metrics
 from protoclip.evaluation.knn import knn_accuracy
 from protoclip.evaluation.linear_probe import linear_probe
-from protoclip.evaluation.pseudo_labels import pseudo_label_quality
+from protoclip.evaluation.pseudo_labels import cluster_purity, pseudo_label_quality
 from protoclip.evaluation.representation import feature_std, modality_gap, self_similarity
 from protoclip.evaluation.retrieval import retrieval_metrics
 from protoclip.evaluation.zero_shot import class_features, zero_shot_metrics
@@ -16,6 +16,7 @@ from protoclip.evaluation.zero_shot import class_features, zero_shot_metrics
 __all__ = [
     "class_features",
     "cluster_metrics",
+    "cluster_purity",
     "feature_std",
     "knn_accuracy",
     "linear_probe",

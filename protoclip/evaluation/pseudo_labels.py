@@ -1,5 +1,7 @@
 """Quality of K-means pseudo labels on the features they were made from."""
 
+from typing import Any
+
 import numpy as np
 from sklearn.metrics import (
     calinski_harabasz_score,
@@ -59,6 +61,20 @@ def pseudo_label_quality(
     table = contingency_matrix(truth[known], clusters[known], sparse=True)
     return {
         **metrics,
-        "purity": float(table.max(axis=0).sum() / known.sum()),
+        "purity": _purity(table),
         "nmi": float(normalized_mutual_info_score(truth[known], clusters[known])),
     }
+
+
+def cluster_purity(clusters: Tensor, labels: Tensor) -> float:
+    """Share of samples that are of their cluster's commonest class.
+
+    Args:
+        clusters: of each sample [samples].
+        labels: true classes [samples].
+    """
+    return _purity(contingency_matrix(labels.cpu().numpy(), clusters.cpu().numpy(), sparse=True))
+
+
+def _purity(table: Any) -> float:
+    return float(table.max(axis=0).sum() / table.sum())

@@ -90,6 +90,29 @@ def assign_prototypes(
     return Prototypes(sides["image"], sides["text"], clusters)
 
 
+def translate_clusters(image_features: Tensor, text_features: Tensor, clusters: dict[str, Clusters]) -> Prototypes:
+    """Prototypes of both modalities from the one clustering of an external teacher, by back translation.
+
+    Args:
+        image_features: projected image features h_I [samples, dim].
+        text_features: projected text features h_T [samples, dim].
+        clusters: the teacher's clustering of the same samples, by the teacher's name.
+    """
+    (found,) = clusters.values()
+    return Prototypes(_side(image_features, found, True), _side(text_features, found, True), clusters)
+
+
+def labelled_clusters(features: Tensor, labels: Tensor, count: int) -> Clusters:
+    """The clusters of samples whose labels are known; centroids are their means.
+
+    Args:
+        features: [samples, dim].
+        labels: [samples], in [0, count).
+        count: number of clusters, empty ones included.
+    """
+    return Clusters(back_translate(features, labels, count), labels, torch.bincount(labels, minlength=count), [])
+
+
 def _check(labels: str, source: str, back_translation: bool, true_labels: Tensor | None, num_prototypes: int) -> None:
     if labels not in LABELS:
         raise ValueError(f"prototype.labels is one of {', '.join(LABELS)}, not {labels!r}")
@@ -117,8 +140,7 @@ def _teacher_of(student: str, source: str) -> str:
 
 
 def _oracle(features: Tensor, true_labels: Tensor, num_prototypes: int) -> Clusters:
-    counts = torch.bincount(true_labels, minlength=num_prototypes)
-    return Clusters(back_translate(features, true_labels, num_prototypes), true_labels, counts, [])
+    return labelled_clusters(features, true_labels, num_prototypes)
 
 
 def _shuffle(clusters: Clusters, seed: int) -> Clusters:

@@ -9,6 +9,8 @@ from protoclip.prototypes.assignment import Assignment
 from protoclip.ranges import PositiveFloat, PositiveInt
 
 UNLABELLED = -1
+LEFT_OUT = -2
+"""Label of a position that takes no part, such as a pair without a recorded feature."""
 
 
 class PrototypeSide(nn.Module):
@@ -26,10 +28,14 @@ class PrototypeSide(nn.Module):
         self.register_buffer("centroids", torch.zeros(num_prototypes, teacher_dim))
         self.register_buffer("counts", torch.zeros(num_prototypes, dtype=torch.int64))
 
-    def write(self, assignment: Assignment) -> None:
-        """Replace everything by a new episode's assignment."""
-        for name, value in assignment._asdict().items():
-            getattr(self, name).copy_(value)
+    def write(self, assignment: Assignment, positions: Tensor | None = None) -> None:
+        """Replace everything by a new episode's assignment, of these positions only or of all."""
+        self.labels.fill_(LEFT_OUT)
+        self.labels[slice(None) if positions is None else positions] = assignment.labels.to(self.labels.device)
+        for name in ("prototypes", "centroids", "counts"):
+            found = getattr(assignment, name)
+            buffer: Tensor = getattr(self, name).zero_()
+            buffer[: len(found)].copy_(found)
 
 
 class PrototypeBank(nn.Module):
@@ -41,12 +47,14 @@ class PrototypeBank(nn.Module):
         num_prototypes: K; or
         images_per_prototype: K as m / this number (10 in the paper).
         source: whose clusters they are (see ``assign_prototypes``); joint ones are twice as wide.
+        teacher_dim: width of the clustered features, where they are not the student's.
 
     Raises:
         ValueError: neither or both of the two ways to give K, or a K that is not in [1, m].
     """
 
     block: Tensor
+    partial: Tensor
 
     def __init__(
         self,
@@ -56,24 +64,42 @@ class PrototypeBank(nn.Module):
         num_prototypes: PositiveInt | None = None,
         images_per_prototype: PositiveFloat | None = None,
         source: Literal["cross", "same", "joint"] = "cross",
+        teacher_dim: PositiveInt | None = None,
     ) -> None:
         super().__init__()
         self.episode_size = episode_size
         self.source = source
         self.num_prototypes = prototype_count(episode_size, num_prototypes, images_per_prototype)
-        teacher_dim = 2 * dim if source == "joint" else dim
+        teacher_dim = teacher_dim or (2 * dim if source == "joint" else dim)
         self.image = PrototypeSide(episode_size, self.num_prototypes, dim, teacher_dim)
         self.text = PrototypeSide(episode_size, self.num_prototypes, dim, teacher_dim)
         self.register_buffer("block", torch.tensor(UNLABELLED))
+        self.register_buffer("partial", torch.tensor(False))
 
-    def write(self, block: int, image: Assignment, text: Assignment) -> None:
-        """Take over the prototypes of a block of episodes."""
-        self.image.write(image)
-        self.text.write(text)
+    def write(self, block: int, image: Assignment, text: Assignment, positions: Tensor | None = None) -> None:
+        """Take over the prototypes of a block of episodes; there may be fewer than K, the others are then empty.
+
+        Args:
+            block: number of the block.
+            image: supervision of the image features.
+            text: supervision of the text features.
+            positions: places in the episode of the labelled samples [samples], where they are not all; the others take
+                no part in the term.
+        """
+        self.image.write(image, positions)
+        self.text.write(text, positions)
         self.block.fill_(block)
+        self.partial.fill_(positions is not None and len(positions) < self.episode_size)
+
+    def leave_out(self, block: int) -> None:
+        """A block of episodes none of whose pairs takes part."""
+        for side in (self.image, self.text):
+            side.labels.fill_(LEFT_OUT)
+        self.block.fill_(block)
+        self.partial.fill_(True)
 
     def labels(self, modality: str, positions: Tensor, block: int) -> Tensor:
-        """Prototype labels of episode positions [batch].
+        """Prototype labels of episode positions [batch]; ``LEFT_OUT`` is possible where the bank is ``partial``.
 
         Raises:
             RuntimeError: the bank holds another block's prototypes or no label for a position, so that training would

@@ -5,7 +5,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from protoclip.distributed import total, world_size
 from protoclip.losses import prototype_loss
+from protoclip.prototypes import LEFT_OUT, PrototypeSide
 from protoclip.ranges import PositiveFloat
 from protoclip.terms.base import FeatureKey, StepInputs, Term
 
@@ -68,21 +70,36 @@ class Prototype(Term):
         # Nothing to gather: prototypes are constants and every process has them all, so rows do not meet each other.
         for modality, key in self.keys.items():
             labels = bank.labels(modality, inputs.positions, inputs.block)
-            side = bank.side(modality)
             student = inputs.features[key]
-            losses.append(
-                prototype_loss(
-                    student,
-                    side.prototypes,
-                    inputs.logit_scales[self.temperature],
-                    labels,
-                    teacher_centroids=side.centroids if self.target_temperature is not None else None,
-                    target_temperature=self.target_temperature,
-                    valid=side.counts > 0 if self.empty == "mask" else None,
-                )
-            )
-            results[f"{modality}_accuracy"] = _accuracy(student, side.prototypes, labels)
+            share = torch.ones(())
+            if bool(bank.partial):
+                student, labels, share = _taking_part(student, labels)
+            if len(labels):
+                losses.append(share * self._loss(student, bank.side(modality), inputs, labels))
+                results[f"{modality}_accuracy"] = _accuracy(student, bank.side(modality).prototypes, labels)
+            else:
+                losses.append(0.0 * (inputs.features[key].sum() + inputs.logit_scales[self.temperature]))
+                results[f"{modality}_accuracy"] = torch.zeros(())
         return {"loss": torch.stack(losses).mean(), **results}
+
+    def _loss(self, student: Tensor, side: PrototypeSide, inputs: StepInputs, labels: Tensor) -> Tensor:
+        return prototype_loss(
+            student,
+            side.prototypes,
+            inputs.logit_scales[self.temperature],
+            labels,
+            teacher_centroids=side.centroids if self.target_temperature is not None else None,
+            target_temperature=self.target_temperature,
+            valid=side.counts > 0 if self.empty == "mask" else None,
+        )
+
+
+def _taking_part(student: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The labelled rows, and what their local mean weighs in the mean over all processes' labelled rows."""
+    kept = labels != LEFT_OUT
+    count = kept.sum()
+    everywhere = total(count, labels.device) if world_size() > 1 else count
+    return student[kept], labels[kept], count * world_size() / everywhere.clamp(min=1)
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from callbacks.prototype_refresh import PrototypeRefresh
 from datamodules.scenes import ScenePairs
 from protoclip import clock
 from protoclip.clock import PhaseClock
-from protoclip.prototypes import Clusters, KMeans
+from protoclip.prototypes import Clusters, KMeans, StudentClusters
 from tests.tiny import Built, build, tiny_config
 
 EPISODES = [
@@ -102,7 +102,9 @@ class Ticking(Callback):
 def timed(config_of: Callable[[], Built], watch: Watch) -> tuple[Built, PhaseTimer, Ticking]:
     built = config_of()
     refresh = next(callback for callback in built.callbacks if isinstance(callback, PrototypeRefresh))
-    refresh.cluster = SlowKMeans(watch)
+    grouping = refresh.groupings["prototype"]
+    assert isinstance(grouping, StudentClusters)
+    grouping.cluster = SlowKMeans(watch)
     built.datamodule.validation = {"scenes": ScenePairs("val", 4, image_size=32)}
     timer = next(callback for callback in built.callbacks if isinstance(callback, PhaseTimer))
     return built, timer, Ticking(watch)

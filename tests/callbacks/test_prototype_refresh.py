@@ -14,7 +14,7 @@ from callbacks.prototype_refresh import PrototypeRefresh
 from datamodules.datamodule import ImageTextDataModule
 from datamodules.episodes import SampleKey
 from protoclip.module import ImageTextPretraining
-from protoclip.prototypes import Clusters, kmeans
+from protoclip.prototypes import Clusters, StudentClusters, kmeans
 from protoclip.seeds import derive_seed
 from tests.gloo import Pool
 from tests.tiny import Built, build, tiny_config
@@ -182,11 +182,11 @@ def test_every_refresh_is_logged(episodes: list[Seen]) -> None:
     for episode in (1, 2):
         seen = episodes[episode]
         for modality, found in clustered(seen, episode).items():
-            logged = [seen.metrics[f"kmeans/{modality}_objective_{step:02d}"] for step in range(4)]
+            logged = [seen.metrics[f"kmeans/prototype/{modality}_objective_{step:02d}"] for step in range(4)]
             assert logged == pytest.approx(found.objective, rel=1e-5)
-            assert seen.metrics[f"prototypes/{modality}_largest"] == int(found.counts.max())
-            assert seen.metrics[f"prototypes/{modality}_empty"] == int((found.counts == 0).sum())
-    assert episodes[1].metrics["kmeans/image_objective_03"] != episodes[2].metrics["kmeans/image_objective_03"]
+            assert seen.metrics[f"prototypes/prototype/{modality}_largest"] == int(found.counts.max())
+            assert seen.metrics[f"prototypes/prototype/{modality}_empty"] == int((found.counts == 0).sum())
+    assert episodes[1].metrics["kmeans/prototype/image_objective_03"] != episodes[2].metrics["kmeans/prototype/image_objective_03"]
 
 
 def test_refresh_every_keeps_the_bank_of_a_block(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_oracle_labels_are_the_classes_of_the_pairs(tmp_path: Path) -> None:
             expected = means(seen.features[modality], seen.classes, 100)
             torch.testing.assert_close(seen.bank[f"{modality}.prototypes"], expected)
             assert torch.equal(seen.bank[f"{modality}.counts"], torch.bincount(seen.classes, minlength=100))
-        assert seen.metrics["prototypes/image_empty"] == 100 - len(present)
+        assert seen.metrics["prototypes/prototype/image_empty"] == 100 - len(present)
         assert not any(name.startswith("kmeans/") for name in seen.metrics)
 
 
@@ -246,8 +246,10 @@ def shared_refresh(runs: Path) -> tuple[int, dict[str, Tensor]]:
     words = ("trainer=ddp_sim", "run.episodes=1", "prototype.warmup_episodes=0")
     built = build(tiny_config(runs, "protoclip", *words))
     refresh = next(callback for callback in built.callbacks if isinstance(callback, PrototypeRefresh))
-    cluster = Mock(wraps=refresh.cluster)
-    refresh.cluster = cluster
+    grouping = refresh.groupings["prototype"]
+    assert isinstance(grouping, StudentClusters)
+    cluster = Mock(wraps=grouping.cluster)
+    grouping.cluster = cluster
     before = Before()
     built.callbacks.insert(0, before)
     built.fit(After(before))

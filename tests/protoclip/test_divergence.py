@@ -3,7 +3,6 @@
 import pickle
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -47,12 +46,12 @@ def test_a_loss_that_is_not(value: float) -> None:
 
 def test_extracted_features() -> None:
     image, text = torch.ones(4, 2), torch.ones(4, 2)
-    indices = np.array([10, 11, 12, 13])
-    check_extracted({IMAGE: image, TEXT: text}, step=8, episode=2, indices=indices)
+    indices, positions = torch.tensor([10, 11, 12, 13]), torch.tensor([0, 2, 4, 6])
+    check_extracted({IMAGE: image, TEXT: text}, step=8, episode=2, indices=indices, positions=positions)
     text[1, 0], text[3, 1] = NAN, INF
     with pytest.raises(NonFiniteError, match="extracted features are not finite at step 8 of episode 2") as raised:
-        check_extracted({IMAGE: image, TEXT: text}, step=8, episode=2, indices=indices)
+        check_extracted({IMAGE: image, TEXT: text}, step=8, episode=2, indices=indices, positions=positions)
     assert raised.value.features == ["text/text/prototype"]
-    assert (raised.value.indices, raised.value.positions) == ([11, 13], [1, 3])
+    assert (raised.value.indices, raised.value.positions) == ([11, 13], [2, 6])
     assert {type(index) for index in raised.value.indices} == {int}
     assert pickle.loads(pickle.dumps(raised.value)).facts() == raised.value.facts()  # it goes to the other processes

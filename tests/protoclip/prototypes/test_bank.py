@@ -35,7 +35,7 @@ def test_final_shapes_from_the_start(source: Source, teacher_dim: int) -> None:
     shapes = [{name: (value.shape, value.dtype) for name, value in b.state_dict().items()} for b in (fresh, written)]
     assert shapes[0] == shapes[1]
     sides = {f"{side}.{name}" for side in ("image", "text") for name in Assignment._fields}
-    assert set(shapes[0]) == {"block", *sides}
+    assert set(shapes[0]) == {"block", "partial", *sides}
 
 
 def test_state_survives_a_file(tmp_path: Path) -> None:

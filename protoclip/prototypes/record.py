@@ -1,0 +1,83 @@
+"""Projected features of every pair at its last visit in training: prototypes without an extraction pass.
+
+Two files, both memory-mapped: ``features.npy`` float16 [pairs, 2, dim], image and text, and ``visited.npy`` int32
+[pairs], the episode of the last visit or -1. An episode's visits reach the files when the next one begins, once a
+checkpoint holds them; a run that goes on from a checkpoint writes its visits again, which changes nothing.
+"""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+from torch import Tensor
+
+
+class Visits(NamedTuple):
+    """What one episode recorded."""
+
+    episode: int
+    indices: Tensor
+    """Each pair's place in the corpus [visits], the later visit last."""
+    features: Tensor
+    """Image and text features, float16 [visits, 2, dim]."""
+
+
+class FeatureRecord:
+    """The record of one run.
+
+    Args:
+        folder: of the two files.
+        pairs: of the corpus.
+        dim: width of the projected features.
+        resumed: whether the files of an earlier process are gone on with, or new ones made.
+
+    Raises:
+        ValueError: the files to go on with are not there, or of another size.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], pairs: int, dim: int, *, resumed: bool = False) -> None:
+        folder = Path(folder)
+        shapes = {"features": (pairs, 2, dim), "visited": (pairs,)}
+        if resumed:
+            try:
+                arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in shapes}
+            except (OSError, ValueError) as error:
+                raise ValueError(f"{folder} cannot be read ({error}): remove the run and start again") from error
+            if any(arrays[name].shape != shape for name, shape in shapes.items()):
+                raise ValueError(f"{folder} is of another corpus or head: remove the run and start again")
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            types = {"features": np.float16, "visited": np.int32}
+            arrays = {
+                name: open_memmap(folder / f"{name}.npy", mode="w+", dtype=types[name], shape=shape)
+                for name, shape in shapes.items()
+            }
+            arrays["visited"][:] = -1
+        self._features, self._visited = arrays["features"], arrays["visited"]
+
+    def forget_after(self, episode: int) -> int:
+        """Take the visits of later episodes for none, whose features a checkpoint cannot know; how many there were."""
+        later = self._visited > episode
+        self._visited[later] = -1
+        return int(later.sum())
+
+    def write(self, visits: Visits) -> None:
+        """Put an episode's visits into the files, durably."""
+        indices = visits.indices.numpy()
+        self._features[indices] = visits.features.numpy()
+        self._visited[indices] = visits.episode
+        for array in (self._features, self._visited):
+            array.flush()
+
+    def visited(self, indices: Tensor) -> Tensor:
+        """Episode of the last visit of each pair [pairs], int64, or -1."""
+        return torch.from_numpy(self._visited[indices.numpy()].astype(np.int64))
+
+    def features(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Image and text features of pairs that were visited, float32 [pairs, dim] each, of unit length."""
+        both = torch.from_numpy(self._features[indices.numpy()].astype(np.float32))
+        image, text = torch.nn.functional.normalize(both, dim=-1).unbind(dim=1)
+        return image.contiguous(), text.contiguous()
