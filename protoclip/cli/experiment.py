@@ -18,6 +18,7 @@ from rich.console import Console
 
 from callbacks.evaluation import Evaluation, TaskResult
 from callbacks.phase_timer import PhaseTimer, relative_epoch, total_seconds
+from callbacks.prototype_refresh import PrototypeRefresh
 from datamodules.datamodule import ImageTextDataModule
 from protoclip.cli.build import (
     build_datamodule,
@@ -197,6 +198,7 @@ class Experiment:
                 "relative_epoch": relative_epoch(timer.episodes),
             } | {f"seconds_{name}": value for name, value in seconds.items()}
             results["cost"] = TaskResult(metrics=cost, counts={}, prompts=None)
+        results |= self._refreshed()
         run = self.settings["run"]
         return [
             Row(
@@ -216,6 +218,13 @@ class Experiment:
             )
             for task, result in results.items()
         ]
+
+    def _refreshed(self) -> dict[str, TaskResult]:
+        """The last refresh of the prototypes, where there was one."""
+        found = [callback for callback in self.trainer.callbacks if isinstance(callback, PrototypeRefresh)]  # type: ignore[attr-defined]
+        figures = {name: value for callback in found for name, value in callback.figures.items()}
+        metrics = {name.removeprefix("prototypes/").replace("/", "_"): value for name, value in figures.items()}
+        return {"prototypes": TaskResult(metrics=metrics, counts={}, prompts=None)} if metrics else {}
 
     def _callback(self, kind: type[C]) -> C:
         return next(callback for callback in self.trainer.callbacks if isinstance(callback, kind))  # type: ignore[attr-defined]
