@@ -76,6 +76,8 @@ def encode_corpus(
             cannot be loaded, or features that are not finite.
     """
     folder = Path(cache.folder)
+    if not (folder / SIDECAR).exists():
+        _check_dims(cache)  # loads the model: what cannot be encoded leaves no folder
     folder.mkdir(parents=True, exist_ok=True)
     with _lock(folder):
         if (folder / SIDECAR).exists():
@@ -86,8 +88,18 @@ def encode_corpus(
         if progress.pairs < pairs:
             _append(cache, folder, progress, _batches(samples(progress.pairs), batch_size))
         assert progress.pairs == pairs, f"the corpus gave {progress.pairs} of {pairs} pairs"
+        readable = progress.rows - progress.unreadable
+        if cache.dims is not None and cache.dims > readable:
+            told = f"teachers.{cache.name}.dims={cache.dims}: there are {readable} rows"
+            raise ValueError(f"{told}: remove {folder}, and set that or less, or null")
         _finish(folder, progress, cache.name)
         return True
+
+
+def _check_dims(cache: TeacherCache) -> None:
+    width = cache.encoder.dim
+    if cache.dims is not None and cache.dims > width:
+        raise ValueError(f"teachers.{cache.name}.dims={cache.dims}: the model has {width}: set that or less, or null")
 
 
 @contextmanager
@@ -114,12 +126,9 @@ def _begin(cache: TeacherCache, folder: Path, corpus: str) -> Progress:
         if any(not (folder / name).exists() or (folder / name).stat().st_size < size for name, size in sizes.items()):
             raise ValueError(f"{folder} is damaged: remove it and run {cache.command}")
         return progress
-    dim = cache.encoder.dim
-    if cache.dims is not None and cache.dims > dim:
-        raise ValueError(f"teachers.{cache.name}.dims={cache.dims}: the model has {dim}: set that or less, or null")
     for name in (RAW, COUNTS):
         (folder / name).write_bytes(b"")
-    progress = Progress(**identity, raw_dim=dim)
+    progress = Progress(**identity, raw_dim=cache.encoder.dim)
     _commit(folder, progress)
     return progress
 

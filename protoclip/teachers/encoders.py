@@ -85,7 +85,7 @@ def _device(name: str) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"torch has no device {name!r} here: set the encoder's device=auto") from error
+        raise ValueError(f"torch has no device {name!r} here: set teacher.device=auto") from error
 
 
 def stack_pictures(pictures: Sequence[Any], transform: Callable[[Any], Tensor]) -> Tensor:

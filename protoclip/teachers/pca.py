@@ -50,7 +50,7 @@ def fit_pca(chunks: Iterable[NDArray[np.float32]], dim: int, dims: int) -> PCA:
         total += rows.sum(0)
         gram += rows.T @ rows
     if dims > min(dim, count):
-        raise ValueError(f"dims={dims} of {count} rows of width {dim}: set dims to {min(dim, count)} or less, or null")
+        raise ValueError(f"no {dims} components of {count} rows of width {dim}: ask for {min(dim, count)} or fewer")
     mean = total / count
     variances, vectors = np.linalg.eigh(gram / count - np.outer(mean, mean))
     components = svd_flip(None, vectors[:, ::-1].T[:dims], u_based_decision=False)[1]
