@@ -18,6 +18,7 @@ _SECTIONS = {
     "seed_everything": "seed",
     "trainer.callbacks": "callbacks",
     "trainer.logger": "logger",
+    "teachers": "teachers",
 }
 _CLASSES = {
     "model": "protoclip.module.ImageTextPretraining",

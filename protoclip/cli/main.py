@@ -60,6 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("compare", help="run the arms of a comparison, print one table, write figures")
     command.add_argument("overrides", nargs="*", help="Hydra words, such as experiment=demo compare.seeds=[0,1,2]")
     command.set_defaults(command=_compare)
+    command = commands.add_parser("teacher", help="encode the corpus by external teachers, once, for training to read")
+    command.add_argument("overrides", nargs="*", help="Hydra words, such as data=scenes teacher=minilm")
+    command.set_defaults(command=_teacher)
     command = commands.add_parser("runs", help="list runs with their state and main figures")
     command.add_argument("folder", nargs="?", type=Path, default=Path("runs"))
     command.set_defaults(command=_runs)
@@ -73,6 +76,12 @@ def _compare(arguments: argparse.Namespace) -> None:
     from protoclip.cli.compare import compare  # noqa: PLC0415 - torch and Lightning take seconds
 
     compare(arguments.overrides)
+
+
+def _teacher(arguments: argparse.Namespace) -> None:
+    from protoclip.cli.teacher import make_caches  # noqa: PLC0415 - torch and Lightning take seconds
+
+    make_caches(arguments.overrides)
 
 
 def _runs(arguments: argparse.Namespace) -> None:

@@ -24,9 +24,9 @@ def translate(config: DictConfig) -> dict[str, Any]:
     config.run_dir = "\\" + RUN_DIR
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
-    sections = {section: _translated(plain[key]) for section, key in PLACES.items()}
+    sections = {section: translated(plain[key]) for section, key in PLACES.items()}
     for kind in ("callbacks", "logger"):
-        sections["trainer"][kind] = [_translated(node) for node in plain[kind].values()]
+        sections["trainer"][kind] = [translated(node) for node in plain[kind].values()]
     run = {key: plain[key] for key in ("name", "method", "runs")}
     labels = {"towers": plain["towers"]["name"], "corpus": plain["data"]["name"]}
     return {"seed_everything": plain["seed"], **sections, "run": run | labels | plain["run"]}
@@ -71,10 +71,11 @@ def leaves(node: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
     return ((path, value) for path, value in nodes(node) if not (isinstance(value, Mapping | list) and value))
 
 
-def _translated(node: Any) -> Any:
+def translated(node: Any) -> Any:
+    """Plain settings with ``class_path`` and ``init_args`` in the place of ``_target_``."""
     if isinstance(node, Mapping):
-        plain = {str(key): _translated(value) for key, value in node.items() if key != "_target_"}
+        plain = {str(key): translated(value) for key, value in node.items() if key != "_target_"}
         return {"class_path": node["_target_"], "init_args": plain} if "_target_" in node else plain
     if isinstance(node, list):
-        return [_translated(value) for value in node]
+        return [translated(value) for value in node]
     return node

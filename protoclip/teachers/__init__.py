@@ -2,5 +2,8 @@
 
 from protoclip.teachers.cache import TeacherCache
 from protoclip.teachers.encoders import Encoder
+from protoclip.teachers.open_clip_towers import OpenClipImage, OpenClipText
+from protoclip.teachers.timm_image import TimmImage
+from protoclip.teachers.transformers_text import TransformersText
 
-__all__ = ["Encoder", "TeacherCache"]
+__all__ = ["Encoder", "OpenClipImage", "OpenClipText", "TeacherCache", "TimmImage", "TransformersText"]

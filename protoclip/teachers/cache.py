@@ -1,11 +1,24 @@
-"""Features of a teacher for a corpus, on the disk: a folder of ``features.npy``, ``first.npy`` and ``teacher.json``."""
+"""Features of a teacher for a corpus, on the disk: a folder of ``features.npy``, ``first.npy`` and ``teacher.json``.
 
-from collections.abc import Sequence
+``features.npy`` has a row for each caption, or for each picture; ``first.npy`` the first row of each pair, and behind
+the last pair the number of rows. ``teacher.json`` is written last: what it describes is whole.
+"""
 
+import json
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from protoclip.ranges import PositiveInt
 from protoclip.teachers.encoders import Encoder, Kind
+
+FEATURES, FIRST, SIDECAR = "features.npy", "first.npy", "teacher.json"
 
 
 class TeacherCache:
@@ -23,6 +36,7 @@ class TeacherCache:
         self.name = name
         self.encoder = encoder
         self.dims = dims
+        self._arrays: tuple[NDArray[np.float32], NDArray[np.int64]] | None = None
 
     @property
     def kind(self) -> Kind:
@@ -32,12 +46,56 @@ class TeacherCache:
     @property
     def dim(self) -> int:
         """Width of the rows. Raises ValueError like ``check``, but for the corpus."""
-        raise NotImplementedError
+        return int(self.facts["dim"])
 
     @property
     def fingerprint(self) -> str:
         """Hash of the encoder, the dims and the corpus. Raises ValueError like ``check``, but for the corpus."""
-        raise NotImplementedError
+        facts = self.facts
+        identity = {key: facts[key] for key in self.identity("")}
+        return sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What ``teacher.json`` says. Raises ValueError like ``check``, but for the corpus."""
+        file = Path(self.folder) / SIDECAR
+        if not file.is_file():
+            state = "is not finished" if file.parent.is_dir() else "is missing"
+            raise ValueError(f"the cache {self.folder} of the teacher {self.name} {state}: run {self.command}")
+        facts = read_facts(file)
+        wanted = self.identity(facts.get("corpus", ""))
+        self.refuse_other(facts, wanted)
+        return facts
+
+    @property
+    def command(self) -> str:
+        """What makes the cache."""
+        return f"protoclip teacher data=... teacher={self.name}"
+
+    def identity(self, corpus: str) -> dict[str, Any]:
+        """What the features of a corpus depend on.
+
+        Args:
+            corpus: its fingerprint.
+        """
+        return {"encoder": self.encoder.describe(), "dims": self.dims, "corpus": corpus}
+
+    def refuse_other(self, facts: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+        """Refuse what was made by other settings, or of another corpus.
+
+        Args:
+            facts: of what there is.
+            identity: that it should have.
+
+        Raises:
+            ValueError: with the first setting that differs.
+        """
+        there, wanted = (dict(_flat({key: facts.get(key) for key in identity})), dict(_flat(identity)))
+        for key in sorted(there.keys() | wanted.keys()):
+            if there.get(key) != wanted.get(key):
+                told = key if key == "corpus" else f"{key}={there.get(key)} instead of {wanted.get(key)}"
+                other = "of another corpus" if key == "corpus" else f"made with {told}"
+                raise ValueError(f"the cache {self.folder} is {other}: remove it and run {self.command}")
 
     def check(self, source_fingerprint: str) -> None:
         """Refuse a cache that is not of these settings and of this corpus.
@@ -46,9 +104,10 @@ class TeacherCache:
             source_fingerprint: of the corpus that is trained on.
 
         Raises:
-            ValueError: it is missing, unfinished, of other settings or of another corpus.
+            ValueError: it is missing, unfinished, damaged, of other settings or of another corpus.
         """
-        raise NotImplementedError
+        self.refuse_other(self.facts, self.identity(source_fingerprint))
+        self._open()
 
     def rows(self, indices: Sequence[int] | Tensor, captions: Sequence[int] | Tensor) -> Tensor:
         """Features of pairs.
@@ -61,6 +120,62 @@ class TeacherCache:
             float32 [n, dim]; zero where the pair could not be read.
 
         Raises:
-            ValueError: a pair has no such caption in the cache.
+            ValueError: as ``check``, but for the corpus; or a pair has no such caption in the cache.
         """
-        raise NotImplementedError
+        features, first = self._open()
+        pairs = np.asarray(indices, dtype=np.int64)
+        rows = first[pairs]
+        if self.kind == "text":
+            rows = rows + np.asarray(captions, dtype=np.int64)
+            beyond = np.flatnonzero(rows >= first[pairs + 1])
+            if len(beyond):
+                pair = pairs[beyond[0]]
+                raise ValueError(
+                    f"the cache {self.folder} has {first[pair + 1] - first[pair]} captions of pair {pair}, and number "
+                    f"{captions[int(beyond[0])]} was drawn: remove it and run {self.command}"
+                )
+        return torch.from_numpy(np.asarray(features[rows]))
+
+    def _open(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        if self._arrays is None:
+            facts = self.facts
+            folder = Path(self.folder)
+            shapes = {FEATURES: (facts["rows"], facts["dim"]), FIRST: (facts["pairs"] + 1,)}
+            try:
+                arrays = [np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in shapes]
+            except (OSError, ValueError) as error:
+                reason = " ".join(str(error).split())
+                raise ValueError(f"{folder} is damaged ({reason}): remove it and run {self.command}") from error
+            for array, (name, shape) in zip(arrays, shapes.items(), strict=True):
+                if array.shape != shape:
+                    told = f"{name} is {array.shape} instead of {shape}"
+                    raise ValueError(f"{folder} is damaged ({told}): remove it and run {self.command}")
+            self._arrays = arrays[0], arrays[1]
+        return self._arrays
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Settings without the open files: a memory map would be pickled with all its data."""
+        return {**self.__dict__, "_arrays": None}
+
+
+def read_facts(file: Path) -> dict[str, Any]:
+    """What a JSON file of a cache says.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: remove the folder {file.parent} and make it again") from error
+    assert isinstance(facts, dict)
+    return facts
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Dotted names and values."""
+    return [
+        pair
+        for key, value in settings.items()
+        for pair in (_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(prefix + key, value)])
+    ]

@@ -1,0 +1,100 @@
+"""Text teachers of transformers, such as RoBERTa and MiniLM."""
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from protoclip.ranges import PositiveInt
+from protoclip.teachers.encoders import Encoder
+
+Pooling: TypeAlias = Literal["mean", "cls", "upstream"]
+PACKAGE = "package:"
+"""Before the name of an installed Python package, and a folder in it, that a model lies in."""
+
+
+class TransformersText(Encoder):
+    """A transformers model over captions.
+
+    Args:
+        model: Folder or hub id, or ``package:NAME/FOLDER`` for a folder in an installed Python package.
+        pooling: ``mean`` over the states of real tokens; ``cls``, the first state; ``upstream``, the mean over
+            ``max_length`` positions, filled with id 0 that is attended to, as ProtoCLIP's code has it.
+        max_length: Most token ids of a caption.
+        revision: Of a hub id: branch, tag or commit.
+        device: As for every encoder.
+    """
+
+    kind = "text"
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        pooling: Pooling = "mean",
+        max_length: PositiveInt = 77,
+        revision: str | None = None,
+        device: str = "auto",
+    ) -> None:
+        super().__init__(device)
+        self.model = model
+        self.pooling = pooling
+        self.max_length = max_length
+        self.revision = revision
+
+    def describe(self) -> dict[str, Any]:
+        """Model, pooling, length and revision."""
+        settings = {"model": self.model, "pooling": self.pooling, "max_length": self.max_length}
+        return {"library": "transformers", **settings, "revision": self.revision}
+
+    def _load(self) -> tuple[Any, nn.Module]:
+        from transformers import AutoModel, AutoTokenizer  # noqa: PLC0415 - takes seconds
+
+        model = package_folder(self.model) if self.model.startswith(PACKAGE) else self.model
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(model, revision=self.revision)
+            network = AutoModel.from_pretrained(model, revision=self.revision, dtype=torch.float32)
+        except (OSError, ValueError) as error:
+            reason = str(error).split("\n", maxsplit=1)[0].rstrip(".")
+            raise ValueError(f"model={self.model}: {reason}: give a folder or hub id of transformers") from error
+        if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes of a folder without one
+            raise ValueError(f"model={self.model} has no vocabulary: put its tokenizer's files beside the weights")
+        return tokenizer, network.get_encoder() if network.config.is_encoder_decoder else network
+
+    def _encode(self, items: Sequence[Any]) -> Tensor:
+        tokenizer = self._prepare
+        length = min(self.max_length, tokenizer.model_max_length)
+        ids = [torch.tensor(row) for row in tokenizer(list(items), truncation=True, max_length=length)["input_ids"]]
+        if self.pooling == "upstream":
+            padded = torch.stack([F.pad(row, (0, length - len(row))) for row in ids])
+            mask = torch.ones_like(padded)
+        else:
+            padded = pad_sequence(ids, batch_first=True, padding_value=tokenizer.pad_token_id or 0)
+            mask = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)
+        padded, mask = padded.to(self._place), mask.to(self._place)
+        states = self._network(input_ids=padded, attention_mask=mask).last_hidden_state
+        return states[:, 0] if self.pooling == "cls" else masked_mean(states, mask)
+
+
+def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
+    """Mean [n, dim] of the states [n, length, dim] where the mask [n, length] is 1."""
+    weights = mask.unsqueeze(-1).to(states.dtype)
+    return (states * weights).sum(1) / weights.sum(1)
+
+
+def package_folder(model: str) -> Path:
+    """The folder of ``package:NAME/FOLDER``.
+
+    Raises:
+        ValueError: The package is not installed.
+    """
+    name, _, folder = model.removeprefix(PACKAGE).partition("/")
+    try:
+        return Path(str(files(name))) / folder
+    except ModuleNotFoundError as error:
+        raise ValueError(f"model={model} is not installed: pip install {name.replace('_', '-')}") from error
