@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -37,6 +37,8 @@ class StepInputs:
     """Block of episodes that share their pairs and prototypes."""
     gathers: bool = False
     """Whether every process is in this step with as many rows of one batch, so that terms may gather."""
+    teachers: Mapping[str, Tensor] = field(default_factory=dict)
+    """Features of external teachers by name [batch, dims], constants."""
 
 
 class Term(nn.Module, ABC):
@@ -65,6 +67,11 @@ class Term(nn.Module, ABC):
     @property
     def banks(self) -> tuple[str, ...]:
         """Names of the prototype banks it uses."""
+        return ()
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """Names of the external teachers whose features it uses."""
         return ()
 
     @abstractmethod
