@@ -46,6 +46,9 @@ class Augmentation:
         blur: probability of a Gaussian blur.
         blur_kernel: its side in pixels, odd.
         blur_sigma: range of its standard deviation.
+
+    Raises:
+        ValueError: a blur kernel of an even side.
     """
 
     def __init__(
@@ -60,7 +63,10 @@ class Augmentation:
         blur_kernel: PositiveInt = 21,
         blur_sigma: Sequence[float] = (0.1, 2.0),
     ) -> None:
+        if blur and blur_kernel % 2 == 0:
+            raise ValueError(f"a blur kernel has a middle pixel: set blur_kernel={blur_kernel + 1} for {blur_kernel}")
         self.crop_scale = tuple(crop_scale)
+        self.blur_kernel = blur_kernel if blur else 1
         self.steps: list[Any] = []
         if flip:
             self.steps.append(v2.RandomHorizontalFlip(flip))
@@ -83,7 +89,16 @@ class Augmentation:
 
         Returns:
             A picklable function from a picture to a float32 tensor [3, image_size, image_size].
+
+        Raises:
+            ValueError: pictures so small that the blur would reach over more than their mirrored edges.
         """
+        if self.blur_kernel // 2 >= image_size:
+            raise ValueError(
+                f"a blur kernel of {self.blur_kernel} pixels is too large for pictures of {image_size}: "
+                f"set the view's blur_kernel to {2 * image_size - 1} or less, or towers.image_size to "
+                f"{self.blur_kernel // 2 + 1} or more"
+            )
         bicubic = v2.InterpolationMode.BICUBIC
         crop = v2.RandomResizedCrop(image_size, self.crop_scale, interpolation=bicubic, antialias=True)
         transform: PictureTransform = v2.Compose([crop, *self.steps, *_to_tensor(mean, std)])
@@ -97,6 +112,12 @@ def evaluation_transform(
     resize = v2.Resize(image_size, interpolation=v2.InterpolationMode.BICUBIC, antialias=True)
     transform: PictureTransform = v2.Compose([resize, v2.CenterCrop(image_size), *_to_tensor(mean, std)])
     return transform
+
+
+def to_pixels(view: Tensor, *, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> Tensor:
+    """The picture that a view shows: uint8 [3, height, width] of normalised channels."""
+    means, stds = (torch.tensor(constants).view(3, 1, 1) for constants in (mean, std))
+    return ((view * stds + means).clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def _to_tensor(mean: Sequence[float], std: Sequence[float]) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Projection heads on top of the towers' embeddings."""
+"""Heads on top of the towers' embeddings."""
 
 from typing import Literal
 
@@ -53,3 +53,23 @@ class ProjectionHead(nn.Module):
     def forward(self, embedding: Tensor) -> Tensor:
         """Project un-normalised embeddings [B, in_dim] to unit vectors [B, out_dim], normalised in float32."""
         return unit(self.layers(embedding))
+
+
+class LinearHead(nn.Module):
+    """A linear map without bias, not normalised: a prediction in another space, such as a teacher's."""
+
+    def __init__(self, in_dim: PositiveInt, out_dim: PositiveInt) -> None:
+        """Build a head.
+
+        Args:
+            in_dim: Width of the embedding.
+            out_dim: Width of the result.
+        """
+        super().__init__()
+        self.linear = nn.Linear(in_dim, out_dim, bias=False)
+        self.out_dim = out_dim
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """Map un-normalised embeddings [B, in_dim] to [B, out_dim]."""
+        mapped: Tensor = self.linear(embedding)
+        return mapped

@@ -34,6 +34,8 @@ UNHASHED = (
     "datamodule.test",
     "datamodule.num_workers",
     "datamodule.max_faults",
+    "datamodule.teachers",
+    "callbacks.prototype_refresh.folder",
     "callbacks.divergence",
     "callbacks.interruption",
     "callbacks.progress",

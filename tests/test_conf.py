@@ -20,7 +20,7 @@ CONF = Path(__file__).parent.parent / "conf"
 OPTIONS = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.rglob("*.yaml"))
 NEEDS_DATA = {"data/flickr8k", "evaluation/flickr8k", "compare/flickr8k", "experiment/flickr8k_protoclip"}
 GROUPS = {
-    *("callbacks", "compare", "data", "evaluation", "experiment", "logger"),
+    *("callbacks", "compare", "data", "distillation", "evaluation", "experiment", "logger"),
     *("method", "optimizer", "towers", "trainer", "views"),
 }
 
@@ -32,6 +32,8 @@ def words_of(option: str, manifest: Path) -> list[str]:
     words = [f"{group}={name}"]
     if name in {"manifest", "shards"} and group == "data":
         words.append(f"data.path={manifest}")
+    if group == "distillation":
+        words.append("+teachers.minilm.dims=64")
     return words
 
 

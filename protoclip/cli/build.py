@@ -180,7 +180,8 @@ def find_run(config: DictConfig, datamodule: ImageTextDataModule, extra: Mapping
     assert isinstance(plain, dict)
     digest = config_hash(
         {str(key): value for key, value in plain.items()} | ({"extra": dict(extra)} if extra else {}),
-        {name: pictures.fingerprint for name, pictures in sources.items()},
+        {name: pictures.fingerprint for name, pictures in sources.items()}
+        | {f"teacher/{name}": cache.fingerprint for name, cache in datamodule.teachers.items()},
     )
     run = Run(Path(config.runs) / config.name / digest, digest)
     config.run_dir = str(run.path)

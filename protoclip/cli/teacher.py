@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import track
 from torch.utils.data import DataLoader, Dataset
@@ -12,10 +12,10 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.sources import PairSource, UnreadableSample
 from protoclip.cli.compose import compose_config
 from protoclip.cli.explain import explain
-from protoclip.cli.translate import translate, translated
+from protoclip.cli.translate import translate
 from protoclip.instantiate import SettingsError, instantiate
 from protoclip.ranges import PositiveInt
-from protoclip.teachers import Encoder, TeacherCache
+from protoclip.teachers import TeacherCache
 from protoclip.teachers.encode import Sample, encode_corpus
 from protoclip.teachers.encoders import Kind
 
@@ -23,29 +23,27 @@ T = TypeVar("T")
 
 
 @dataclass
-class Corpus:
-    """What a teacher encodes: ``data.train``."""
+class Parts:
+    """The parts of ``data`` that encoding needs.
+
+    Attributes:
+        train: the corpus.
+        teachers: caches by name.
+    """
 
     train: PairSource
+    teachers: dict[str, TeacherCache]
 
 
 @dataclass
-class Teacher:
-    """An entry of ``teachers``; see ``TeacherCache``.
+class Settings:
+    """What ``teacher`` says about encoding.
 
     Attributes:
-        name: of the teacher.
-        folder: of its cache.
-        encoder: the model.
-        dims: after PCA, or None.
         batch_size: captions or pictures that are encoded at once.
     """
 
-    name: str
-    folder: str
-    encoder: Encoder
-    dims: PositiveInt | None = None
-    batch_size: PositiveInt = 64
+    batch_size: PositiveInt
 
 
 class Samples(Dataset[Sample]):
@@ -79,13 +77,11 @@ def make_caches(words: Sequence[str]) -> None:
     config = compose_config(words)
     if not config.teachers:
         raise ValueError("no teacher is chosen: add teacher=minilm, or several as teacher=[minilm,clip_text]")
-    entries = OmegaConf.to_container(config.teachers, resolve=True)
-    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
-        raise ValueError("teachers holds one dict for each teacher: see conf/teacher, or choose one as teacher=minilm")
-    teachers = [_built(Teacher, translated(entry), f"teachers.{key}", config) for key, entry in entries.items()]
-    source = _built(Corpus, {"train": translate(config)["data"]["train"]}, "data", config).train
-    for teacher in teachers:
-        _make_cache(teacher, source, config.num_workers)
+    data = translate(config)["data"]
+    parts = _built(Parts, {name: data[name] for name in ("train", "teachers")}, "data", config)
+    settings = _built(Settings, {"batch_size": config.teacher.batch_size}, "teacher", config)
+    for cache in parts.teachers.values():
+        _make_cache(cache, parts.train, settings.batch_size, config.num_workers)
 
 
 def _built(cls: type[T], settings: dict[str, Any], key: str, config: DictConfig) -> T:
@@ -95,26 +91,25 @@ def _built(cls: type[T], settings: dict[str, Any], key: str, config: DictConfig)
         raise ValueError(explain(str(error), config)) from error
 
 
-def _make_cache(teacher: Teacher, source: PairSource, workers: int) -> None:
+def _make_cache(cache: TeacherCache, source: PairSource, batch_size: int, workers: int) -> None:
     console = Console()
-    cache = TeacherCache(teacher.folder, name=teacher.name, encoder=teacher.encoder, dims=teacher.dims)
 
     def samples(start: int) -> Iterable[Sample]:
         pairs = range(start, len(source))
         loader = DataLoader(
             Samples(source, cache.kind), sampler=pairs, batch_size=None, num_workers=workers, collate_fn=_as_it_is
         )
-        title = f"encoding by {teacher.name}"
-        shown = {"console": console, "transient": True, "disable": not console.is_terminal}
-        return track(loader, title, total=len(source), completed=start, **shown)
+        title = f"encoding by {cache.name}"
+        hidden = not console.is_terminal
+        return track(loader, title, total=len(source), completed=start, console=console, transient=True, disable=hidden)
 
-    encoded = encode_corpus(cache, samples, corpus=source.fingerprint, pairs=len(source), batch_size=teacher.batch_size)
+    encoded = encode_corpus(cache, samples, corpus=source.fingerprint, pairs=len(source), batch_size=batch_size)
     facts = cache.facts
     if not encoded:
-        console.print(f"{teacher.folder} is finished: nothing to do")
+        console.print(f"{cache.folder} is finished: nothing to do")
         return
     console.print(
-        f"{teacher.folder}: {facts['rows']} rows of {facts['pairs']} pairs, {facts['unreadable']} of them unreadable; "
+        f"{cache.folder}: {facts['rows']} rows of {facts['pairs']} pairs, {facts['unreadable']} of them unreadable; "
         f"{facts['dim']} of {facts['raw_dim']} dimensions, {facts['explained_variance']:.0%} of the variance",
         soft_wrap=True,
     )

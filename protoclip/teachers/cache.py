@@ -109,6 +109,11 @@ class TeacherCache:
         self.refuse_other(self.facts, self.identity(source_fingerprint))
         self._open()
 
+    @property
+    def features(self) -> NDArray[np.float32]:
+        """All rows [rows, dim], memory-mapped. Raises ValueError like ``check``, but for the corpus."""
+        return self._open()[0]
+
     def rows(self, indices: Sequence[int] | Tensor, captions: Sequence[int] | Tensor) -> Tensor:
         """Features of pairs.
 
@@ -122,7 +127,11 @@ class TeacherCache:
         Raises:
             ValueError: as ``check``, but for the corpus; or a pair has no such caption in the cache.
         """
-        features, first = self._open()
+        return torch.from_numpy(np.asarray(self.features[self.row_numbers(indices, captions).numpy()]))
+
+    def row_numbers(self, indices: Sequence[int] | Tensor, captions: Sequence[int] | Tensor) -> Tensor:
+        """Which rows those are [n], int64; arguments and errors as of ``rows``."""
+        first = self._open()[1]
         pairs = np.asarray(indices, dtype=np.int64)
         rows = first[pairs]
         if self.kind == "text":
@@ -134,7 +143,7 @@ class TeacherCache:
                     f"the cache {self.folder} has {first[pair + 1] - first[pair]} captions of pair {pair}, and number "
                     f"{captions[int(beyond[0])]} was drawn: remove it and run {self.command}"
                 )
-        return torch.from_numpy(np.asarray(features[rows]))
+        return torch.from_numpy(np.asarray(rows))
 
     def _open(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         if self._arrays is None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from datamodules.sources import Picture
-from datamodules.views import MEAN, STD, Augmentation, PictureTransform, evaluation_transform, seeded
+from datamodules.views import MEAN, STD, Augmentation, PictureTransform, evaluation_transform, seeded, to_pixels
 from protoclip.cli.build import build_datamodule
 from tests.conftest import Compose
 
@@ -81,7 +81,8 @@ def test_every_augmentation_draws_from_the_seed_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "probability"), [("flip", 0.5), ("jitter_probability", 0.2), ("grayscale", 0.2), ("blur", 0.2)]
+    ("option", "probability"),
+    [("flip", 0.5), ("jitter_probability", 0.2), ("jitter_probability", 0.8), ("grayscale", 0.2), ("blur", 0.5)],
 )
 def test_augmentations_come_at_their_probability(option: str, probability: float) -> None:
     options: dict[str, Any] = {option: probability, "blur_kernel": 5}
@@ -133,6 +134,24 @@ def test_views_are_normalised() -> None:
     torch.testing.assert_close(view, torch.full((3, 8, 8), 2.0))
 
 
+def test_pixels_are_those_before_the_normalisation() -> None:
+    for mean, std in ((MEAN, STD), ((0.5, 0.4, 0.3), (0.25, 0.2, 0.3))):
+        view = draw(Augmentation(crop_scale=(1.0, 1.0))(24, mean=mean, std=std), 0)
+        assert torch.equal(to_pixels(view, mean=mean, std=std), picture())
+
+
+def test_a_blur_needs_pictures_that_are_larger_than_half_its_kernel() -> None:
+    blurred = Augmentation(blur=1.0, blur_kernel=21)
+    assert draw(blurred(11), 0).shape == (3, 11, 11)
+    for size in (8, 10):
+        with pytest.raises(ValueError, match=rf"blur_kernel to {2 * size - 1} or less, or towers\.image_size to 11 or"):
+            blurred(size)
+        assert draw(Augmentation(blur=1.0, blur_kernel=2 * size - 1)(size), 0).shape == (3, size, size)
+    assert draw(Augmentation(blur_kernel=21)(8), 0).shape == (3, 8, 8)  # which is off
+    with pytest.raises(ValueError, match="set blur_kernel=21 for 20"):
+        Augmentation(blur=0.2, blur_kernel=20)
+
+
 def test_evaluation_takes_the_centre_of_the_resized_picture() -> None:
     wide = torch.zeros(3, 10, 40, dtype=torch.uint8)
     wide[:, :, 15:25] = 255
@@ -169,15 +188,21 @@ def crop_of(compose_tiny: Compose, views: str) -> list[Any]:
     return list(transform.transforms)
 
 
-def test_light_is_the_augmentation_of_protoclip(compose_tiny: Compose) -> None:
-    crop, flip, jitter, gray, blur, *rest = crop_of(compose_tiny, "light")
+@pytest.mark.parametrize(
+    ("views", "scale", "jitter_probability", "blur_probability"),
+    [("light", (0.5, 1.0), 0.2, 0.2), ("simclr", (0.08, 1.0), 0.8, 0.5)],
+)
+def test_light_and_simclr_are_the_augmentations_of_protoclip(
+    compose_tiny: Compose, views: str, scale: tuple[float, float], jitter_probability: float, blur_probability: float
+) -> None:
+    crop, flip, jitter, gray, blur, *rest = crop_of(compose_tiny, views)
     assert isinstance(crop, v2.RandomResizedCrop)
-    assert (crop.size, crop.scale, crop.ratio) == ((64, 64), (0.5, 1.0), (3 / 4, 4 / 3))
+    assert (crop.size, crop.scale, crop.ratio) == ((64, 64), scale, (3 / 4, 4 / 3))
     assert (crop.interpolation, crop.antialias) == (InterpolationMode.BICUBIC, True)
     assert isinstance(flip, v2.RandomHorizontalFlip)
     assert flip.p == 0.5
     assert isinstance(jitter, v2.RandomApply)
-    assert jitter.p == 0.2
+    assert jitter.p == jitter_probability
     colours = jitter.transforms[0]
     assert isinstance(colours, v2.ColorJitter)
     ranges = [*colours.brightness, *colours.contrast, *colours.saturation, *colours.hue]
@@ -185,7 +210,7 @@ def test_light_is_the_augmentation_of_protoclip(compose_tiny: Compose) -> None:
     assert isinstance(gray, v2.RandomGrayscale)
     assert gray.p == 0.2
     assert isinstance(blur, v2.RandomApply)
-    assert blur.p == 0.2
+    assert blur.p == blur_probability
     gaussian = blur.transforms[0]
     assert isinstance(gaussian, v2.GaussianBlur)
     assert tuple(gaussian.kernel_size) == (21, 21)
@@ -198,7 +223,9 @@ def test_light_is_the_augmentation_of_protoclip(compose_tiny: Compose) -> None:
 @pytest.mark.parametrize(("views", "scale"), [("crop", (0.5, 1.0)), ("none", (0.9, 1.0))])
 def test_the_other_views_crop_only(compose_tiny: Compose, views: str, scale: tuple[float, float]) -> None:
     crop, *rest = crop_of(compose_tiny, views)
-    assert crop.scale == scale
+    assert isinstance(crop, v2.RandomResizedCrop)
+    assert (crop.size, crop.scale, crop.ratio) == ((64, 64), scale, (3 / 4, 4 / 3))
+    assert (crop.interpolation, crop.antialias) == (InterpolationMode.BICUBIC, True)
     assert [type(step) for step in rest] == [v2.ToImage, v2.ToDtype, v2.Normalize, v2.ToPureTensor]
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from protoclip.heads import ProjectionHead
+from protoclip.heads import LinearHead, ProjectionHead
 
 
 def test_hand_value_of_one_hidden_layer() -> None:
@@ -78,3 +78,12 @@ def test_mistakes() -> None:
         ProjectionHead(16, norm=unknown)
     with pytest.raises(ValueError, match="hidden_layers must be 0 or more"):
         ProjectionHead(16, hidden_layers=-1)
+
+
+def test_a_linear_head_is_a_matrix() -> None:
+    head = LinearHead(3, 2)
+    weight = torch.tensor([[1.0, 0.0, 2.0], [0.0, -1.0, 0.0]])
+    head.load_state_dict({"linear.weight": weight})
+    torch.testing.assert_close(head(torch.tensor([[3.0, 4.0, 5.0]])), torch.tensor([[13.0, -4.0]]))
+    assert head.out_dim == 2
+    assert [tuple(parameter.shape) for parameter in head.parameters()] == [(2, 3)]
