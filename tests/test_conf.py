@@ -32,8 +32,6 @@ def words_of(option: str, manifest: Path) -> list[str]:
     words = [f"{group}={name}"]
     if name in {"manifest", "shards"} and group == "data":
         words.append(f"data.path={manifest}")
-    if group == "distillation":
-        words.append("+teachers.minilm.dims=64")
     return words
 
 
