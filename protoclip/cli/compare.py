@@ -57,7 +57,8 @@ def compare(words: Sequence[str], *, console: Console | None = None) -> Path:
         try:
             return run_experiment(config, console=console)
         except RunLockedError as error:
-            if config.trainer.get("devices") != 1 or config.trainer.get("num_nodes", 1) != 1:  # they go in step
+            alone = config.trainer.get("devices") == 1 and config.trainer.get("num_nodes", 1) == 1
+            if not alone:  # the others of several processes would not put back the same run
                 raise ValueError(f"{error}; runs of one process, by trainer.devices=1, can be shared out") from error
             console.print(f"{error.run.path} is being written by another process: put back")
             raise
@@ -71,10 +72,10 @@ def compare(words: Sequence[str], *, console: Console | None = None) -> Path:
 def _read(base: DictConfig) -> Comparison:
     if base.get("compare") is None:
         raise ValueError("protoclip compare needs arms: give experiment=demo, or compare=scenes")
-    settings = OmegaConf.to_container(base, resolve=True)
+    settings = OmegaConf.to_container(base.compare, resolve=True)
     assert isinstance(settings, dict)
     try:
-        return instantiate(Comparison, settings["compare"], "compare")
+        return instantiate(Comparison, {str(key): value for key, value in settings.items()}, "compare")
     except SettingsError as error:
         raise ValueError(explain(str(error), base)) from error
 

@@ -118,6 +118,15 @@ def test_again_trains_nothing_and_arms_can_be_left_out(
     assert not (folder / "claims.md").exists()
 
 
+def test_runs_of_several_processes_are_not_shared_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    several = words(tmp_path, "trainer=ddp_sim")
+    first = compose_config([*several, "method=clip", "seed=0"])
+    with find_run(first, build_datamodule(first)).lock():
+        assert main(["compare", *several]) == 2
+    assert "is being written by another process" in (told := capsys.readouterr().err)
+    assert "trainer.devices=1" in told
+
+
 @pytest.mark.parametrize(
     ("word", "told"),
     [
