@@ -51,6 +51,17 @@ UNHASHED = (
 """What does not change a result; the data enter by their fingerprints instead of their paths."""
 
 
+class RunLockedError(ValueError):
+    """Another process writes the run."""
+
+    def __init__(self, run: "Run") -> None:
+        super().__init__(run)
+        self.run = run
+
+    def __str__(self) -> str:
+        return f"{self.run.path} is being written by another process: wait for it, or choose another directory"
+
+
 @dataclass(frozen=True)
 class Run:
     """A run directory.
@@ -117,7 +128,7 @@ class Run:
         try:
             with self.lock():
                 return False
-        except ValueError:
+        except RunLockedError:
             return True
         except PermissionError:
             return False  # nobody who may write here can be told from nobody
@@ -127,7 +138,7 @@ class Run:
         """Keep other processes from writing the run during the body; the first process of several holds the lock.
 
         Raises:
-            ValueError: another process writes it.
+            RunLockedError: another process writes it.
         """
         if getattr(rank_zero_only, "rank", 0):
             yield
@@ -137,8 +148,7 @@ class Run:
         try:
             lock.acquire(blocking=False)
         except Timeout:
-            told = f"{self.path} is being written by another process: wait for it, or choose another directory"
-            raise ValueError(told) from None
+            raise RunLockedError(self) from None
         try:
             yield
         finally:

@@ -122,8 +122,8 @@ def test_arms_of_the_demo_differ_in_prototypes_alone() -> None:
             name: resolved(compose("config", overrides=["experiment=demo", *arm.overrides]))
             for name, arm in base.compare.arms.items()
         }
-    clip, protoclip = arms["CLIP"], arms["ProtoCLIP"]
-    assert clip == arms["CLIP at equal cost"]  # its length is set from the measured cost
+    clip, protoclip = arms["clip"], arms["protoclip"]
+    assert clip == arms["clip_equal_cost"]  # its length is set from the measured cost
     absent = object()
     keys = {key for key in clip.keys() | protoclip.keys() if clip.get(key, absent) != protoclip.get(key, absent)}
     empty = {f"{prefix}{name}" for prefix in ("", "model.") for name in ("heads", "banks", "phases")}

@@ -77,6 +77,6 @@ def test_the_demo_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert main(["compare", "experiment=demo", f"runs={tmp_path}"]) == 0
     folder = tmp_path / "compare" / "scenes"
     assert {path.name for path in folder.iterdir()} == {
-        "rows.jsonl", "table.md", "table.csv", "tsne.png", "prototypes.png",
+        ".lock", "rows.jsonl", "table.md", "table.csv", "claims.md", "tsne.png", "prototypes.png",
     }  # fmt: skip
     assert "CLIP at equal cost" in capsys.readouterr().out

@@ -1,87 +1,120 @@
-"""``protoclip compare``: the arms of a comparison on one stream of pairs, one table, and figures.
+"""``protoclip compare``: the arms of a comparison on one stream of pairs, one table, claims judged, and figures.
 
-An arm may be given another arm's measured cost instead of its own length: ``cost_of: ProtoCLIP`` multiplies the
-episodes by (seconds of ProtoCLIP's median episode) / (seconds of the first arm's), rounded to whole episodes; medians,
-because the first run of a process also pays for what the others find in memory.
+An arm may be given another arm's measured cost instead of its own length: ``cost_of: protoclip`` makes its seconds, at
+those of the first arm's episodes, as many as that arm's, rounded to whole episodes. An arm's seconds are those of its
+median episode times its episodes, because the first run of a process also pays for what the others find in memory.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 
+from filelock import FileLock
 from lightning_utilities.core.rank_zero import rank_zero_only
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from protoclip.cli.compose import compose_config
 from protoclip.cli.experiment import run_experiment, screen
+from protoclip.cli.explain import explain
 from protoclip.cli.figures import draw_embeddings, draw_prototypes
+from protoclip.cli.sweep import Job, sweep
+from protoclip.comparison import Comparison
+from protoclip.files import replacing
+from protoclip.instantiate import SettingsError, instantiate
+from protoclip.reports.claims import claims_markdown, judge, print_claims
 from protoclip.reports.rows import Row, append_rows
 from protoclip.reports.tables import comparison_table, print_table, to_csv, to_markdown
-from protoclip.runs import Run
+from protoclip.runs import Run, RunLockedError
 
 
 def compare(words: Sequence[str], *, console: Console | None = None) -> Path:
-    """Run every arm with every seed, then write rows, tables and figures.
+    """Run every arm with every seed, then write rows, tables, verdicts and figures.
+
+    Processes that are started with the same words divide the runs, and those that see the last one done report.
 
     Args:
-        words: Hydra overrides; ``compare.arms``, ``compare.seeds`` and ``compare.columns`` say what is compared.
+        words: Hydra overrides; ``compare`` says what is compared (see ``Comparison``).
         console: where to print.
 
     Returns:
-        The folder of ``rows.jsonl``, ``table.md``, ``table.csv``, ``tsne.png`` and ``prototypes.png``.
+        The folder of ``rows.jsonl``, ``table.md``, ``table.csv``, ``claims.md``, ``tsne.png`` and ``prototypes.png``.
 
     Raises:
-        ValueError: an arm takes the cost of an arm that does not come before it.
+        ValueError: there is nothing to compare, or an arm takes the cost of an arm that does not come before it.
     """
     console = console or screen()
     base = compose_config(words)
-    if base.get("compare") is None:
-        raise ValueError("protoclip compare needs arms: give experiment=demo, or compare=scenes")
-    runs: dict[str, list[Run]] = {}
-    for name, arm in base.compare.arms.items():
-        length = _length_words(str(name), arm, base, runs)
-        overrides = [*words, *arm.overrides, *length]
-        configs = [compose_config([*overrides, f"seed={seed}"]) for seed in base.compare.seeds]
-        for config in configs:
-            console.rule(f"{name}, seed {config.seed}")
-            runs.setdefault(str(name), []).append(run_experiment(config, console=console))
-    folder = Path(base.runs) / "compare" / str(base.compare.name)
-    _report(folder, runs, base, console)
+    comparison = _read(base)
+    if len(comparison.judged) < len(comparison.claims):
+        console.print("claims about arms that are not in compare.arms are left out")
+
+    def perform(job: Job, finished: Mapping[Job, Run]) -> Run:
+        key, seed = job
+        length = _length_words(key, comparison, finished)
+        config = compose_config([*words, *comparison.arms[key].overrides, *length, f"seed={seed}"])
+        console.rule(f"{comparison.titles[key]}, seed {seed}")
+        try:
+            return run_experiment(config, console=console)
+        except RunLockedError as error:
+            alone = config.trainer.get("devices") == 1 and config.trainer.get("num_nodes", 1) == 1
+            if not alone:  # the others of several processes would not put back the same run
+                raise ValueError(f"{error}; runs of one process, by trainer.devices=1, can be shared out") from error
+            console.print(f"{error.run.path} is being written by another process: put back")
+            raise
+
+    finished = sweep(comparison, perform, console)
+    folder = Path(base.runs) / "compare" / comparison.name
+    _report(folder, comparison, finished, console)
     return folder
 
 
-def _length_words(name: str, arm: DictConfig, base: DictConfig, runs: Mapping[str, Sequence[Run]]) -> list[str]:
-    costly = arm.get("cost_of")
+def _read(base: DictConfig) -> Comparison:
+    if base.get("compare") is None:
+        raise ValueError("protoclip compare needs arms: give experiment=demo, or compare=scenes")
+    settings = OmegaConf.to_container(base.compare, resolve=True)
+    assert isinstance(settings, dict)
+    try:
+        return instantiate(Comparison, {str(key): value for key, value in settings.items()}, "compare")
+    except SettingsError as error:
+        raise ValueError(explain(str(error), base)) from error
+
+
+def _length_words(key: str, comparison: Comparison, finished: Mapping[Job, Run]) -> list[str]:
+    costly = comparison.arms[key].cost_of
     if costly is None:
         return []
-    if costly not in runs:
-        raise ValueError(f"compare.arms.{name}.cost_of names {costly!r}: list that arm before this one")
-    first = next(iter(runs.values()))
-    ratio = _seconds(runs[costly]) / _seconds(first)
-    episodes = max(1, round(first[0].cost["episodes"] * ratio))
-    return [f"run.episodes={episodes}", "run.epochs=null"]
-
-
-def _seconds(runs: Sequence[Run]) -> float:
-    return sum(run.cost["seconds_per_episode"] for run in runs)
+    first = next(iter(comparison.arms))
+    episode = fmean(run.cost["seconds_per_episode"] for (arm, _), run in finished.items() if arm == first)
+    seconds = fmean(
+        run.cost["seconds_per_episode"] * run.cost["episodes"] for (arm, _), run in finished.items() if arm == costly
+    )
+    return [f"run.episodes={max(1, round(seconds / episode))}", "run.epochs=null"]
 
 
 @rank_zero_only
-def _report(folder: Path, runs: Mapping[str, Sequence[Run]], base: DictConfig, console: Console) -> None:
-    rows: list[Row] = [{**row, "arm": name} for name, members in runs.items() for run in members for row in run.rows]
-    table = comparison_table(rows, list(base.compare.columns))
-    console.rule(str(base.compare.name))
+def _report(folder: Path, comparison: Comparison, finished: Mapping[Job, Run], console: Console) -> None:
+    titles = comparison.titles
+    rows: list[Row] = [{**row, "arm": titles[key]} for (key, _), run in finished.items() for row in run.rows]
+    table = comparison_table(rows, comparison.columns)
+    judgements = judge(comparison.judged, rows, titles)
+    console.rule(comparison.name)
     print_table(table, console)
+    texts = {"table.md": to_markdown(table), "table.csv": to_csv(table)}
+    if judgements:
+        print_claims(judgements, console)
+        texts["claims.md"] = claims_markdown(judgements)
+    first = {key: finished[key, comparison.seeds_of(key)[0]] for key in comparison.arms}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "rows.jsonl").unlink(missing_ok=True)
-    append_rows(folder / "rows.jsonl", rows)
-    (folder / "table.md").write_text(to_markdown(table), encoding="utf-8")
-    (folder / "table.csv").write_text(to_csv(table), encoding="utf-8")
-    first = {name: members[0] for name, members in runs.items()}
-    figures = [draw_embeddings(first, base.compare.pictures, folder / "tsne.png")]
-    figures += [
-        draw_prototypes(run, folder / "prototypes.png")
-        for name, run in first.items()
-        if name == base.compare.prototypes_of
-    ]
-    console.print(*(f"wrote {path}" for path in [folder / "rows.jsonl", folder / "table.md", *figures]), sep="\n")
+    with FileLock(folder / ".lock"):  # another process may see the last run done at the same time
+        with replacing(folder / "rows.jsonl") as file:
+            append_rows(file.name, rows)
+        for name, text in texts.items():
+            with replacing(folder / name) as file:
+                file.write(text.encode())
+        panels = {titles[key]: first[key] for key in comparison.arms}
+        figures = [draw_embeddings(panels, comparison.pictures, folder / "tsne.png")]
+        if run := first.get(comparison.prototypes_of or ""):
+            figures.append(draw_prototypes(run, folder / "prototypes.png"))
+    written = [folder / "rows.jsonl", *(folder / name for name in texts), *figures]
+    console.print(*(f"wrote {path}" for path in written), sep="\n")

@@ -6,16 +6,23 @@ print(to_markdown(table))
 
 import csv
 import io
-import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import rich.table
 from rich.console import Console
 from rich.markup import escape
 
+from protoclip.reports.paired import (
+    Difference,
+    GroupKey,
+    Samples,
+    column_samples,
+    group_rows,
+    paired_difference,
+    standard_error,
+)
 from protoclip.reports.rows import Row
 
 UNIT_SCALE = frozenset(
@@ -25,13 +32,9 @@ UNIT_SCALE = frozenset(
 LOWER_IS_BETTER = frozenset({"davies_bouldin"})
 NO_BEST = frozenset(
     {"modality_gap", "self_similarity", "feature_std", "used_clusters", "C"}
-    | {"episodes", "steps", "pairs", "seconds", "relative_epoch"}
+    | {"episodes", "steps", "pairs", "seconds", "relative_epoch", "relative_cost"}
 )
 """Metrics that describe a model without ranking it."""
-
-GroupKey = tuple[str, ...]
-Samples = dict[Any, float]
-"""Seed to value."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +46,8 @@ class Cell:
     """Standard error of the mean over seeds; None for a single seed."""
     count: int
     """Seeds."""
-    difference: float | None
-    """To the first line's mean; None on the first line, or where that has no value."""
-    difference_error: float | None
-    """Standard error of the paired differences; None unless both lines have the same two or more seeds."""
+    difference: Difference | None
+    """To the first line over the seeds that both have; None on the first line, or where there is no such seed."""
     best: bool
 
 
@@ -81,58 +82,21 @@ def comparison_table(rows: Sequence[Row], columns: Sequence[str], *, group_by: S
     Raises:
         ValueError: If there are no rows, a field or column does not exist, or a group has two runs of the same seed.
     """
-    if not rows:
-        raise ValueError("no rows to compare: evaluate a run first")
-    groups: dict[GroupKey, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(tuple(_field(row, name) for name in group_by), []).append(row)
-    samples = {key: [_samples(key, members, column) for column in columns] for key, members in groups.items()}
-    for index, column in enumerate(columns):
-        if not any(values[index] for values in samples.values()):
-            known = sorted({f"{row['task']}/{metric}" for row in rows for metric in row["metrics"]})
-            raise ValueError(f"no row has a value of {column!r}; there are {', '.join(known)}")
-    best = [_best(column, [values[index] for values in samples.values()]) for index, column in enumerate(columns)]
-    reference = next(iter(samples))
+    groups = group_rows(rows, group_by)
+    first = next(iter(groups))
+    samples = {column: column_samples(groups, column) for column in columns}
+    best = {column: _best(column, list(values.values())) for column, values in samples.items()}
     lines = [
         Line(
             key,
             tuple(
-                _cell(value, first if key != reference else {}, column, top)
-                for column, value, first, top in zip(columns, values, samples[reference], best, strict=True)
+                _cell(values[key], values[first] if key != first else {}, column, best[column])
+                for column, values in samples.items()
             ),
         )
-        for key, values in samples.items()
+        for key in groups
     ]
-    return Table(tuple(group_by), tuple(columns), tuple(lines))
-
-
-def _field(row: Row, name: str) -> str:
-    value: Any = row
-    for part in name.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            raise ValueError(f"row of run {row['run']} has no field {name!r}: choose another group_by, such as method")
-        value = value[part]
-    return str(value)
-
-
-def _samples(key: GroupKey, members: Sequence[Row], column: str) -> Samples:
-    """Seed to value of one group in one column."""
-    task, _, metric = column.rpartition("/")
-    last = {row["run"]: row for row in members if row["task"] == task}
-    samples: Samples = {}
-    for run, row in last.items():
-        if (value := row["metrics"].get(metric)) is None:
-            continue
-        if row["seed"] in samples:
-            raise ValueError(
-                f"{' '.join(key)} has two runs of seed {row['seed']} for {task}, one is {run}: group by more fields"
-            )
-        samples[row["seed"]] = value
-    return samples
-
-
-def _standard_error(values: Sequence[float]) -> float | None:
-    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+    return Table(tuple(group_by), tuple(samples), tuple(lines))
 
 
 def _best(column: str, cells: Sequence[Samples]) -> float | None:
@@ -148,13 +112,11 @@ def _cell(samples: Samples, reference: Samples, column: str, best: float | None)
     if not samples:
         return None
     mean = statistics.fmean(samples.values())
-    paired = [value - reference[seed] for seed, value in samples.items()] if samples.keys() == reference.keys() else []
     return Cell(
         mean=mean,
-        error=_standard_error(list(samples.values())),
+        error=standard_error(list(samples.values())),
         count=len(samples),
-        difference=mean - statistics.fmean(reference.values()) if reference else None,
-        difference_error=_standard_error(paired),
+        difference=paired_difference(samples, reference),
         best=best is not None and round(mean, decimals(column)) == best,
     )
 
@@ -164,52 +126,90 @@ def decimals(column: str) -> int:
     return 3 if column.rpartition("/")[2] in UNIT_SCALE else 2
 
 
-def _texts(table: Table, bold: str) -> list[list[str]]:
+def difference_text(difference: Difference, digits: int, *, interval: bool) -> str:
+    """``+2.01 ± 0.40``, or with the 95 % interval ``+2.01 [0.29, 3.73]``; the difference alone for a single seed."""
+    text = f"{difference.mean:+z.{digits}f}"
+    if difference.error is None or difference.interval is None:
+        return text
+    low, high = difference.interval
+    return f"{text} [{low:z.{digits}f}, {high:z.{digits}f}]" if interval else f"{text} ± {difference.error:.{digits}f}"
+
+
+def _texts(table: Table, bold: str, *, intervals: bool = False) -> list[list[str]]:
     """Printed cells, line by line: ``21.47 ± 0.33 (+2.01 ± 0.40)``, then the number of seeds."""
     return [
         [
             *line.key,
-            *(_text(cell, decimals(column), bold) for cell, column in zip(line.cells, table.columns, strict=True)),
+            *(
+                _text(cell, decimals(column), bold, intervals)
+                for cell, column in zip(line.cells, table.columns, strict=True)
+            ),
             str(max((cell.count for cell in line.cells if cell), default=0)),
         ]
         for line in table.lines
     ]
 
 
-def _text(cell: Cell | None, digits: int, bold: str) -> str:
+def _text(cell: Cell | None, digits: int, bold: str, intervals: bool) -> str:
     if cell is None:
         return "-"
     text = f"{cell.mean:z.{digits}f}" + ("" if cell.error is None else f" ± {cell.error:.{digits}f}")
     text = bold.format(text) if cell.best else text
     if cell.difference is None:
         return text
-    error = "" if cell.difference_error is None else f" ± {cell.difference_error:.{digits}f}"
-    return f"{text} ({cell.difference:+z.{digits}f}{error})"
+    return f"{text} ({difference_text(cell.difference, digits, interval=intervals)})"
 
 
 def _header(table: Table) -> list[str]:
     return [*table.group_by, *table.columns, "seeds"]
 
 
-def to_markdown(table: Table, titles: Mapping[str, str] | None = None) -> str:
-    """Render as a Markdown table, the best of each column in bold; ``titles`` are printed instead of the columns."""
+def to_markdown(table: Table, titles: Mapping[str, str] | None = None, *, intervals: bool = False) -> str:
+    """Render as a Markdown table, the best of each column in bold.
+
+    Args:
+        table: the comparison.
+        titles: printed instead of the columns.
+        intervals: give differences with their 95 % interval instead of their standard error.
+    """
     header = [(titles or {}).get(name, name) for name in _header(table)]
     keys = len(table.group_by)
     rule = ["---"] * keys + ["---:"] * (len(header) - keys)
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in (header, rule, *_texts(table, "**{}**"))]
-    return "".join(f"| {' | '.join(row)} |\n" for row in cells)
+    return markdown_lines([header, rule, *_texts(table, "**{}**", intervals=intervals)])
+
+
+def markdown_lines(lines: Iterable[Iterable[str]]) -> str:
+    """Cells as lines of a Markdown table."""
+    escaped = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+    return "".join(f"| {' | '.join(line)} |\n" for line in escaped)
 
 
 def to_csv(table: Table) -> str:
-    """Render as CSV with a column each for mean, standard error, seeds and difference, to six digits."""
-    parts = ("mean", "error", "count", "difference", "difference_error")
+    """Render as CSV, to six digits: mean, standard error, seeds, difference with standard error and 95 % interval."""
+    parts = ("mean", "error", "count", "difference", "difference_error", "difference_low", "difference_high")
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([*table.group_by, *(f"{column}:{part}" for column in table.columns for part in parts)])
     for line in table.lines:
-        values = [None if cell is None else getattr(cell, part) for cell in line.cells for part in parts]
+        values = [value for cell in line.cells for value in _numbers(cell)]
         writer.writerow([*line.key, *("" if value is None else f"{value:.6g}" for value in values)])
     return buffer.getvalue()
+
+
+def _numbers(cell: Cell | None) -> tuple[float | None, ...]:
+    if cell is None:
+        return (None,) * 7
+    difference = cell.difference
+    if difference is None:
+        return (cell.mean, cell.error, cell.count, None, None, None, None)
+    return (
+        cell.mean,
+        cell.error,
+        cell.count,
+        difference.mean,
+        difference.error,
+        *(difference.interval or (None, None)),
+    )
 
 
 def print_table(table: Table, console: Console) -> None:

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from protoclip.reports import Row, Table, comparison_table, print_table, to_csv, to_markdown
+from protoclip.reports.paired import Difference
 
 TOP1, ARI = "scenes_zero_shot/top1", "scenes_clustering/ari"
 
@@ -38,9 +39,12 @@ def test_means_errors_and_differences_by_hand() -> None:
     assert second is not None
     assert third is not None
     assert [first.mean, first.error, second.mean, second.error] == pytest.approx([12.0, 2.0, 14.5, 1.5])
-    assert (first.count, first.difference, second.difference) == (2, None, 2.5)
-    assert second.difference_error == pytest.approx(math.sqrt(((3 - 2.5) ** 2 + (2 - 2.5) ** 2) / 1) / math.sqrt(2))
-    assert (third.error, third.difference, third.difference_error) == (None, -3.0, None)
+    assert (first.count, first.difference) == (2, None)
+    error = math.sqrt(((3 - 2.5) ** 2 + (2 - 2.5) ** 2) / 1) / math.sqrt(2)
+    assert second.difference is not None
+    assert (second.difference.mean, second.difference.count) == (2.5, 2)
+    assert second.difference.error == pytest.approx(error)
+    assert (third.error, third.difference) == (None, Difference(-1.0, None, 1))  # to the same seed
     assert [cell.best for cell in (first, second, third)] == [False, True, False]
     assert none.cells[1] is None
 
@@ -51,8 +55,13 @@ def test_markdown() -> None:
         "| --- | ---: | ---: | ---: |\n"
         "| clip | 12.00 ± 2.00 | **0.216** | 2 |\n"
         "| proto | **14.50 ± 1.50** (+2.50 ± 0.50) | **0.216** (+0.000) | 2 |\n"
-        "| none | 9.00 (-3.00) | - | 1 |\n"
+        "| none | 9.00 (-1.00) | - | 1 |\n"
     )
+
+
+def test_markdown_with_intervals() -> None:
+    lines = to_markdown(_table(), intervals=True).splitlines()
+    assert lines[3] == "| proto | **14.50 ± 1.50** (+2.50 [-3.85, 8.85]) | **0.216** (+0.000) | 2 |"
 
 
 def test_csv() -> None:
@@ -60,6 +69,8 @@ def test_csv() -> None:
     assert [row["arm"] for row in rows] == ["clip", "proto", "none"]
     assert rows[1][f"{TOP1}:mean"] == "14.5"
     assert rows[1][f"{TOP1}:difference"] == "2.5"
+    assert rows[1][f"{TOP1}:difference_low"] == "-3.8531"
+    assert rows[1][f"{TOP1}:difference_high"] == "8.8531"
     assert rows[1][f"{TOP1}:count"] == "2"
     assert rows[1][f"{ARI}:difference"] == "-0.0002"
     assert rows[2][f"{ARI}:mean"] == rows[0][f"{TOP1}:difference"] == ""
@@ -104,7 +115,7 @@ def test_seeds_are_paired_by_number_not_by_order() -> None:
     second = _rows("b", "t", "top1", [2.0, 12.0])[::-1]
     cell = comparison_table([*first, *second], ["t/top1"]).lines[1].cells[0]
     assert cell is not None
-    assert (cell.difference, cell.difference_error) == (1.0, 0.0)
+    assert cell.difference == Difference(1.0, 0.0, 2)
 
 
 def test_mistakes_are_named() -> None:
