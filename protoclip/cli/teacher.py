@@ -105,8 +105,8 @@ def _make_cache(teacher: Teacher, source: PairSource, workers: int) -> None:
             Samples(source, cache.kind), sampler=pairs, batch_size=None, num_workers=workers, collate_fn=_as_it_is
         )
         title = f"encoding by {teacher.name}"
-        shown = {"console": console, "transient": True, "disable": not console.is_terminal}
-        return track(loader, title, total=len(source), completed=start, **shown)
+        hidden = not console.is_terminal
+        return track(loader, title, len(source), start, console=console, transient=True, disable=hidden)
 
     encoded = encode_corpus(cache, samples, corpus=source.fingerprint, pairs=len(source), batch_size=teacher.batch_size)
     facts = cache.facts
