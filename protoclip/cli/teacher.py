@@ -111,7 +111,7 @@ def _make_cache(teacher: Teacher, source: PairSource, workers: int) -> None:
     encoded = encode_corpus(cache, samples, corpus=source.fingerprint, pairs=len(source), batch_size=teacher.batch_size)
     facts = cache.facts
     if not encoded:
-        console.print(f"{teacher.folder} is finished: nothing to do")
+        console.print(f"{teacher.folder} is finished: nothing to do", soft_wrap=True)
         return
     console.print(
         f"{teacher.folder}: {facts['rows']} rows of {facts['pairs']} pairs, {facts['unreadable']} of them unreadable; "
