@@ -1,6 +1,7 @@
 """A BERT of a few thousand weights with a vocabulary of its own, saved as a folder."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,7 +15,12 @@ def save_tiny_bert(folder: Path) -> str:
 
     words = [*SPECIAL, *WORDS]
     tokenizer = BertTokenizer(vocab={word: number for number, word in enumerate(words)}, model_max_length=32)
-    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    sizes: dict[str, Any] = {
+        "hidden_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
     with torch.random.fork_rng():
         torch.manual_seed(0)
         config = BertConfig(vocab_size=len(words), max_position_embeddings=32, initializer_range=0.5, **sizes)

@@ -82,7 +82,7 @@ def make_caches(words: Sequence[str]) -> None:
     entries = OmegaConf.to_container(config.teachers, resolve=True)
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
         raise ValueError("teachers holds one dict for each teacher: see conf/teacher, or choose one as teacher=minilm")
-    teachers = [_built(Teacher, translated(entry), f"teachers.{key}", config) for key, entry in entries.items()]
+    teachers = [_built(Teacher, translated(entry), f"teachers.{key!s}", config) for key, entry in entries.items()]
     source = _built(Corpus, {"train": translate(config)["data"]["train"]}, "data", config).train
     for teacher in teachers:
         _make_cache(teacher, source, config.num_workers)

@@ -3,6 +3,7 @@
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from protoclip.teachers import TeacherCache
-from tests.teachers import CORPUS, DIM, Hashes, hashed, make
+from tests.teachers import CORPUS, DIM, Hashes, PictureHashes, hashed, make
 
 COMMAND = r"run protoclip teacher data=\.\.\. teacher=hashed$"
 
@@ -38,7 +39,7 @@ def test_a_caption_that_is_not_in_the_cache_is_refused(folder: Path) -> None:
 
 
 def test_an_image_teacher_has_a_row_for_each_pair(tmp_path: Path) -> None:
-    cache = hashed(tmp_path, kind="image")
+    cache = TeacherCache(str(tmp_path), name="hashed", encoder=PictureHashes())
     make(cache, [[f"picture {i}"] for i in range(7)])
     torch.testing.assert_close(cache.rows([6, 3], [4, 1]), Hashes()(["picture 6", "picture 3"]))
 
@@ -80,8 +81,8 @@ def test_the_right_cache_is_accepted_and_no_model_is_loaded(folder: Path) -> Non
         ({}, "another", "is of another corpus"),
     ],
 )
-def test_another_cache_is_refused_in_one_line(folder: Path, changed: dict[str, int], corpus: str, told: str) -> None:
-    cache = hashed(folder, **changed)  # type: ignore[arg-type]
+def test_another_cache_is_refused_in_one_line(folder: Path, changed: dict[str, Any], corpus: str, told: str) -> None:
+    cache = hashed(folder, **changed)
     with pytest.raises(ValueError, match=rf"^the cache [^\n]* {told}: remove it and {COMMAND}"):
         cache.check(corpus)
     if changed:
@@ -149,7 +150,13 @@ def test_a_worker_gets_the_settings_and_not_the_data(folder: Path) -> None:
 
 def test_the_sidecar_says_what_the_features_are(folder: Path) -> None:
     facts = json.loads((folder / "teacher.json").read_text())
-    expected = {"name": "hashed", "encoder": {"model": "hashes"}, "dims": None, "dim": DIM, "raw_dim": DIM}
+    expected: dict[str, Any] = {
+        "name": "hashed",
+        "encoder": {"model": "hashes"},
+        "dims": None,
+        "dim": DIM,
+        "raw_dim": DIM,
+    }
     expected |= {"corpus": "corpus", "pairs": 20, "rows": 39, "unreadable": 0, "explained_variance": 1.0}
     assert expected.items() <= facts.items()
     assert "torch" in facts["versions"]

@@ -1,6 +1,7 @@
 """Models of timm as teachers, against timm's own model."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -15,13 +16,13 @@ from protoclip.teachers.timm_image import TimmImage
 
 def test_features_are_timms_without_the_classifier(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = timm.create_model("test_vit", num_classes=7).eval()
+    model: Any = timm.create_model("test_vit", num_classes=7).eval()
     torch.save(model.state_dict(), tmp_path / "weights.pt")
     generator = torch.Generator().manual_seed(0)
     pictures = [torch.randint(0, 256, (3, 50 + 9 * i, 70), dtype=torch.uint8, generator=generator) for i in range(3)]
     encode = TimmImage("test_vit", pretrained=str(tmp_path / "weights.pt"))
     features = encode([pictures[0], *map(to_pil_image, pictures[1:])])
-    transform = create_transform(**resolve_model_data_config(model))  # type: ignore[no-untyped-call]
+    transform: Any = create_transform(**resolve_model_data_config(model))  # type: ignore[no-untyped-call]
     with torch.no_grad():
         inputs = torch.stack([transform(to_pil_image(picture)) for picture in pictures])
         expected = F.normalize(model.forward_head(model.forward_features(inputs), pre_logits=True), dim=1)

@@ -3,6 +3,7 @@
 import importlib.util
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -51,7 +52,7 @@ def test_minilm_out_of_its_package() -> None:
 
 def test_poolings_differ(bert: str) -> None:
     texts = captions(3)
-    mean, first, upstream = (TransformersText(bert, pooling=how)(texts) for how in ("mean", "cls", "upstream"))  # type: ignore[arg-type]
+    mean, first, upstream = (TransformersText(bert, pooling=how)(texts) for how in ("mean", "cls", "upstream"))
     assert (mean - first).abs().max() > 1e-2
     assert (mean - upstream).abs().max() > 1e-2
 
@@ -76,22 +77,24 @@ def test_a_caption_is_cut_with_its_end(bert: str) -> None:
 
 
 def test_an_encoder_of_an_encoder_decoder(bert: str, tmp_path: Path) -> None:
-    from transformers import T5Config, T5EncoderModel, T5Model
+    import transformers
 
+    hf: Any = transformers
     sizes = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
-    T5Model(T5Config(vocab_size=19, decoder_start_token_id=0, **sizes)).save_pretrained(tmp_path)
+    hf.T5Model(hf.T5Config(vocab_size=19, decoder_start_token_id=0, **sizes)).save_pretrained(tmp_path)
     for file in Path(bert).glob("tokenizer*"):
         shutil.copy(file, tmp_path)
     ids = torch.tensor([[2, 5, 3]])
-    expected = T5EncoderModel.from_pretrained(tmp_path).eval()(ids).last_hidden_state.mean(1)
+    expected = hf.T5EncoderModel.from_pretrained(tmp_path).eval()(ids).last_hidden_state.mean(1)
     features = TransformersText(str(tmp_path))(["a"])
     torch.testing.assert_close(features, F.normalize(expected.detach(), dim=1), atol=1e-5, rtol=0)
 
 
 def test_half_precision_weights_run_in_float32(bert: str, tmp_path: Path) -> None:
-    from transformers import BertModel
+    import transformers
 
-    BertModel.from_pretrained(bert).half().save_pretrained(tmp_path)
+    hf: Any = transformers
+    hf.BertModel.from_pretrained(bert).half().save_pretrained(tmp_path)
     for file in Path(bert).glob("tokenizer*"):
         shutil.copy(file, tmp_path)
     encode = TransformersText(str(tmp_path))
