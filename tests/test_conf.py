@@ -21,7 +21,7 @@ OPTIONS = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in C
 NEEDS_DATA = {"data/flickr8k", "evaluation/flickr8k", "compare/flickr8k", "experiment/flickr8k_protoclip"}
 GROUPS = {
     *("callbacks", "compare", "data", "distillation", "evaluation", "experiment", "logger"),
-    *("method", "optimizer", "towers", "trainer", "views"),
+    *("method", "optimizer", "teacher", "towers", "trainer", "views"),
 }
 
 

@@ -106,7 +106,7 @@ def _make_cache(cache: TeacherCache, source: PairSource, batch_size: int, worker
     encoded = encode_corpus(cache, samples, corpus=source.fingerprint, pairs=len(source), batch_size=batch_size)
     facts = cache.facts
     if not encoded:
-        console.print(f"{cache.folder} is finished: nothing to do")
+        console.print(f"{cache.folder} is finished: nothing to do", soft_wrap=True)
         return
     console.print(
         f"{cache.folder}: {facts['rows']} rows of {facts['pairs']} pairs, {facts['unreadable']} of them unreadable; "

@@ -152,7 +152,7 @@ class TeacherCache:
             shapes = {FEATURES: (facts["rows"], facts["dim"]), FIRST: (facts["pairs"] + 1,)}
             try:
                 arrays = [np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in shapes]
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, EOFError) as error:
                 reason = " ".join(str(error).split())
                 raise ValueError(f"{folder} is damaged ({reason}): remove it and run {self.command}") from error
             for array, (name, shape) in zip(arrays, shapes.items(), strict=True):

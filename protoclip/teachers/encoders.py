@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
@@ -40,7 +41,7 @@ class Encoder(ABC):
     def _encode(self, items: Sequence[Any]) -> Tensor:
         """Features [n, dim] of any scale by ``_prepare`` and ``_network``, which lies on ``_place``."""
 
-    @property
+    @cached_property
     def dim(self) -> int:
         """Width of the features; loads the model and encodes an example.
 

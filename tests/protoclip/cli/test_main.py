@@ -6,7 +6,7 @@ import sys
 QUICK = """
 import contextlib, io, sys, time
 from protoclip.cli import main, train
-own = [(main, [*words, "--help"]) for words in ([], ["compare"], ["runs"], ["table"], ["views"])]
+own = [(main, [*words, "--help"]) for words in ([], ["compare"], ["teacher"], ["runs"], ["table"], ["views"])]
 for command, words in [*own, (train, ["--help"])]:
     start, out = time.perf_counter(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):

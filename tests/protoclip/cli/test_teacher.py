@@ -1,0 +1,99 @@
+"""``protoclip teacher`` in process: caches of a manifest by text and image teachers, and mistakes in one line."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from datamodules.manifests import ManifestPairs
+from protoclip.cli import main
+from protoclip.teachers import TeacherCache, TimmImage, TransformersText
+from tests.tiny_bert import save_tiny_bert
+
+CAPTIONS = {"a.png": ["a red dog", "the dog"], "gone.png": ["a cat"], "b.png": ["blue sky", "the tree in grass", "a"]}
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a tiny BERT."""
+    return save_tiny_bert(tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three pairs, one of them without its picture."""
+    folder = tmp_path_factory.mktemp("pairs")
+    for number, name in enumerate(("a.png", "b.png")):
+        Image.effect_mandelbrot((64, 64), (-2, -1.5, 1 - number, 1.5), 100).convert("RGB").save(folder / name)
+    rows = [f"{name}\t{caption}" for name, captions in CAPTIONS.items() for caption in captions]
+    (folder / "pairs.tsv").write_text("\n".join(["filepath\ttitle", *rows]), encoding="utf-8")
+    return folder / "pairs.tsv"
+
+
+def words(manifest: Path, bert: str, cache: Path, *more: str) -> list[str]:
+    data = ["data=manifest", f"data.path={manifest}", "teacher=minilm", f"teacher.cache={cache}"]
+    return ["teacher", *data, "teacher.device=cpu", f"teachers.minilm.encoder.model={bert}", *more]
+
+
+def test_a_text_teacher_encodes_every_caption_of_a_manifest(
+    manifest: Path, bert: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(manifest, bert, tmp_path, "teachers.minilm.dims=null")) == 0
+    folder = tmp_path / "manifest" / "minilm"
+    told = capsys.readouterr().out
+    assert f"{folder}: 6 rows of 3 pairs, 0 of them unreadable; 24 of 24 dimensions, 100% of the variance\n" in told
+    cache = TeacherCache(str(folder), name="minilm", encoder=TransformersText(bert))
+    cache.check(ManifestPairs(manifest).fingerprint)
+    rows = cache.rows([2, 0, 1], [1, 0, 0])
+    expected = TransformersText(bert)(["the tree in grass", "a red dog", "a cat"])
+    torch.testing.assert_close(rows, expected, atol=1e-5, rtol=0)
+    assert main(words(manifest, bert, tmp_path, "teachers.minilm.dims=null")) == 0
+    assert capsys.readouterr().out == f"{folder} is finished: nothing to do\n"
+
+
+def test_several_teachers_of_both_kinds(manifest: Path, bert: str, tmp_path: Path) -> None:
+    import timm
+
+    torch.manual_seed(0)
+    weights = tmp_path / "weights.pt"
+    torch.save(timm.create_model("test_vit", num_classes=3).state_dict(), weights)
+    image = ("teachers.dino.encoder.name=test_vit", f"teachers.dino.encoder.pretrained={weights}")
+    more = ("teacher=[minilm,dino]", *image, "teachers.dino.dims=2", "teachers.minilm.dims=4", "num_workers=1")
+    command = [word for word in words(manifest, bert, tmp_path, *more) if word != "teacher=minilm"]
+    assert main(command) == 0
+    text = TeacherCache(str(tmp_path / "manifest/minilm"), name="minilm", encoder=TransformersText(bert), dims=4)
+    assert (text.dim, text.facts["rows"]) == (4, 6)
+    encoder = TimmImage("test_vit", pretrained=str(weights))
+    pictures = TeacherCache(str(tmp_path / "manifest/dino"), name="dino", encoder=encoder, dims=2)
+    assert (pictures.dim, pictures.facts["rows"], pictures.facts["unreadable"]) == (2, 3, 1)
+    rows = pictures.rows([0, 1, 2], [1, 0, 2])
+    assert rows.any(1).tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("teacher=[]", "no teacher is chosen: add teacher=minilm"),
+        ("teacher=nobody", "teacher=nobody: there is clip_image, clip_text, dino, minilm, roberta_large"),
+        ("teachers.minilm=7", "teachers holds one dict for each teacher"),
+        ("teachers.minilm.encoder.pooling=avg", "teachers.minilm.encoder.pooling=avg: expected Literal['mean'"),
+        ("+teachers.minilm.dim=3", "teachers.minilm.dim: there is no such option: did you mean 'dims'?"),
+        ("teachers.minilm.dims=0", "teachers.minilm.dims=0: should be greater than or equal to 1"),
+        ("teachers.minilm.dims=25", "teachers.minilm.dims=25: the model has 24: set that or less, or null"),
+        ("teachers.minilm.encoder.device=nowhere", "torch has no device 'nowhere' here: set teacher.device=auto"),
+        ("data.path=nowhere.tsv", "no file matches nowhere.tsv"),
+        ("data.train.caption_key=text", "has no column 'text'"),
+        ("teachers.minilm.encoder.model=package:no_such", "pip install no-such"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(
+    word: str, told: str, manifest: Path, bert: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    option = word.split("=", maxsplit=1)[0]
+    command = ["teacher", *(other for other in words(manifest, bert, tmp_path)[1:] if not other.startswith(option))]
+    assert main([*command, word]) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert told in error[-1]
+    assert len([line for line in error if line.startswith("error: ")]) == 1
+    assert not list(tmp_path.iterdir())
