@@ -7,9 +7,9 @@ nobody is trained on. Here the tower stands still in evaluation mode without gra
 from typing import Any
 
 import pytorch_lightning as pl
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.strategies import DDPStrategy
-from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import nn
 
 from protoclip.module import ImageTextPretraining

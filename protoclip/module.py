@@ -274,7 +274,7 @@ class ImageTextPretraining(pl.LightningModule):
         torch.manual_seed(seed)
 
     def configure_optimizers(self) -> Any:
-        """The optimizer over the four parameter groups; a locked image tower's learning rate ends where it is locked."""
+        """The optimizer over the four parameter groups; the image tower's learning rate ends where it is locked."""
         optimizer = self.optimizer_factory(parameter_groups(self, self.weight_decay))
         steps = int(self.trainer.estimated_stepping_batches)
         factor = image_factor = self.schedule_factory(steps)
