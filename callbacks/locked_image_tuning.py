@@ -1,7 +1,7 @@
 """Locked-image tuning: the last episodes of a run train everything but the image tower (ProtoCLIP, section IV-A).
 
 A learning rate of 0 is no lock: batch norms would go on following the batches, and prototypes would be renewed that
-nobody is trained on. Here the tower stands still in evaluation mode without gradients, and InfoNCE alone is left.
+nobody is trained on. Here the tower stands still in evaluation mode without gradients, and InfoNCE is what is left.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ FINENESS = 1000
 class LockedImageTuning(Callback):
     """Locks the image tower for the rest of a run; its learning rate has fallen to 0 by then.
 
-    The image tower's projection heads go on being trained. Terms with banks have weight 0 from there on.
+    Terms with banks have weight 0 from there on. The heads of the image tower are not locked, nor is anything else.
 
     Args:
         start: share of the run's episodes after which the tower is locked; 1 for never.
@@ -39,7 +39,7 @@ class LockedImageTuning(Callback):
         """Tell the module from which episode on, before it makes its schedule.
 
         Raises:
-            ValueError: a start that leaves the image tower, or a term with a bank, no episode to be trained in.
+            ValueError: a start before the image tower or a term with a bank is trained, or after which nothing is.
         """
         assert isinstance(pl_module, ImageTextPretraining)
         assert trainer.max_epochs is not None
