@@ -5,6 +5,7 @@ term turns the shared features into a loss, and the losses are added with the we
 """
 
 import copy
+import math
 import random
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
@@ -48,7 +49,8 @@ class ImageTextPretraining(pl.LightningModule):
         banks: prototypes by name.
         phases: episodes with other weights.
         optimizer: function from parameter groups to an optimizer; its ``weight_decay`` is ``weight_decay``.
-        schedule: function from the number of steps to a factor of the learning rate by step.
+        schedule: function from the number of steps to a factor of the learning rate by step; with ``stop=`` it is 0
+            from that step on.
         weight_decay: of the parameters that are decayed (see ``parameter_groups``).
         seed: of everything random in a training step, together with the episode.
 
@@ -66,7 +68,7 @@ class ImageTextPretraining(pl.LightningModule):
         temperatures: Mapping[str, Temperature],
         *,
         optimizer: Callable[[list[dict[str, Any]]], Optimizer],
-        schedule: Callable[[int], Callable[[int], float]],
+        schedule: Callable[..., Callable[[int], float]],
         heads: Mapping[str, Callable[[int], nn.Module]] | None = None,
         banks: Mapping[str, PrototypeBank] | None = None,
         phases: Mapping[str, Phase] | None = None,
@@ -86,6 +88,7 @@ class ImageTextPretraining(pl.LightningModule):
         self.schedule_factory = schedule
         self.weight_decay = weight_decay
         self.seed = seed
+        self.image_locked_from: int | None = None  # episode
         self.clock = PhaseClock()
         self._validation_sums = torch.zeros(0, 2)
         self.required = tuple(dict.fromkeys(key for term in used.values() for key in term.required))
@@ -272,10 +275,16 @@ class ImageTextPretraining(pl.LightningModule):
         torch.manual_seed(seed)
 
     def configure_optimizers(self) -> Any:
-        """The optimizer over the four parameter groups, with one schedule by step."""
+        """The optimizer over the four parameter groups; the image tower's learning rate ends where it is locked."""
         optimizer = self.optimizer_factory(parameter_groups(self, self.weight_decay))
-        factor = self.schedule_factory(int(self.trainer.estimated_stepping_batches))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+        steps = int(self.trainer.estimated_stepping_batches)
+        factor = image_factor = self.schedule_factory(steps)
+        if self.image_locked_from is not None:
+            steps_of_episode = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+            image_factor = self.schedule_factory(steps, stop=self.image_locked_from * steps_of_episode)
+        of_image = [str(group["name"]).startswith("image_tower/") for group in optimizer.param_groups]
+        schedule = LambdaLR(optimizer, [image_factor if image else factor for image in of_image])
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then put the temperatures back into their range."""

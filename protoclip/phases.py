@@ -8,19 +8,21 @@ from protoclip.ranges import NonNegativeInt
 
 @dataclass(frozen=True)
 class Phase:
-    """The first episodes of a run with weights of their own.
+    """Episodes of a run with weights of their own: its first ones, its last ones, or those in between.
 
     Attributes:
-        first_episodes: how many episodes from the start.
+        first_episodes: how many episodes from the start; None for all.
         weights: weight by term name, instead of the term's own.
+        from_episode: those of them, counted from 0, that come before the phase.
     """
 
-    first_episodes: NonNegativeInt
+    first_episodes: NonNegativeInt | None = None
     weights: Mapping[str, float] = field(default_factory=dict)
+    from_episode: NonNegativeInt = 0
 
     def active(self, episode: int) -> bool:
         """Whether an episode belongs to the phase."""
-        return episode < self.first_episodes
+        return self.from_episode <= episode and (self.first_episodes is None or episode < self.first_episodes)
 
 
 def term_weights(weights: Mapping[str, float], phases: Mapping[str, Phase], episode: int) -> dict[str, float]:
@@ -43,5 +45,6 @@ def check_phases(weights: Mapping[str, float], phases: Mapping[str, Phase]) -> N
     for name, phase in phases.items():
         if unknown := set(phase.weights) - set(weights):
             raise ValueError(f"phases.{name}.weights names no term: {', '.join(sorted(unknown))}")
-        if phase.first_episodes and not any(term_weights(weights, phases, phase.first_episodes - 1).values()):
+        ends = [phase.from_episode, *([] if phase.first_episodes is None else [phase.first_episodes - 1])]
+        if any(phase.active(end) and not any(term_weights(weights, phases, end).values()) for end in ends):
             raise ValueError(f"phases.{name} leaves no term with a weight: set phases.{name}.first_episodes=0")

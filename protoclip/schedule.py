@@ -26,15 +26,26 @@ class WarmupCosine:
         self.warmup = warmup
         self.final = final
 
-    def __call__(self, total_steps: int) -> Callable[[int], float]:
-        """The factor by step, for a run of so many optimizer steps."""
+    def __call__(self, total_steps: int, *, stop: int | None = None) -> Callable[[int], float]:
+        """The factor by step.
+
+        Args:
+            total_steps: optimizer steps of the run.
+            stop: reach 0 at this step instead, after the same warm-up, and stay there.
+
+        Raises:
+            ValueError: a stop before the warm-up has ended.
+        """
         warmup_steps = round(self.warmup * total_steps)
+        last, final = (total_steps, self.final) if stop is None else (stop, 0.0)
+        if stop is not None and stop <= warmup_steps:
+            raise ValueError(f"a learning rate that warms up for {warmup_steps} steps cannot be 0 at step {stop}")
 
         def factor(step: int) -> float:
             if step < warmup_steps:
                 return (step + 1) / warmup_steps
-            progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-            return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+            progress = (step - warmup_steps) / max(1, last - warmup_steps)
+            return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
         return factor
 

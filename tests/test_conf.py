@@ -18,10 +18,13 @@ from tests.conftest import Compose
 
 CONF = Path(__file__).parent.parent / "conf"
 OPTIONS = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.rglob("*.yaml"))
+PAPERS = {"recipe/paper", "recipe/upstream"}
+PAPERS |= {option for option in OPTIONS if option.startswith(("experiment/cc2.5m", "experiment/yfcc"))}
+"""At sizes that no test builds."""
 NEEDS_DATA = {"data/flickr8k", "evaluation/flickr8k", "compare/flickr8k", "experiment/flickr8k_protoclip"}
 GROUPS = {
     *("callbacks", "compare", "data", "distillation", "evaluation", "experiment", "logger"),
-    *("method", "optimizer", "teacher", "towers", "trainer", "views"),
+    *("method", "optimizer", "recipe", "teacher", "towers", "trainer", "views"),
 }
 
 
@@ -30,7 +33,7 @@ def words_of(option: str, manifest: Path) -> list[str]:
         return []
     group, name = option.split("/")
     words = [f"{group}={name}"]
-    if name in {"manifest", "shards"} and group == "data":
+    if (name in {"manifest", "shards"} and group == "data") or (option in PAPERS and group == "experiment"):
         words.append(f"data.path={manifest}")
     return words
 
@@ -69,13 +72,14 @@ def test_every_yaml_composes_and_instantiates(
         pytest.skip("PROTOCLIP_DATA is not set: the real data are absent")
     monkeypatch.setenv("PROTOCLIP_CACHE", str(tmp_path / "cache"))
     words = words_of(option, shard if option == "data/shards" else manifest)
-    if option in {"trainer/gpu", "trainer/ddp"} and not torch.cuda.is_available():
+    if (option in {"trainer/gpu", "trainer/ddp"} or option in PAPERS) and not torch.cuda.is_available():
         words.append("trainer.accelerator=cpu")  # Lightning refuses a GPU that is not there
     with initialize_config_module("conf", version_base="1.3"):
         config = compose("config", overrides=[*words, f"runs={tmp_path}"])
-    if option in {"data/manifest", "data/shards"}:
+    if option in {"data/manifest", "data/shards"} | PAPERS:
         config.episode.size = config.batch_size = 1
-        config.prototype.images_per_prototype = 1
+        if "prototype" in config:
+            config.prototype.images_per_prototype = 1
     datamodule = build_datamodule(config)
     module = build_module(config)
     check_views(module, datamodule)

@@ -24,7 +24,7 @@ from protoclip.distributed import local_rows, rank, world_size
 from protoclip.divergence import NonFiniteError
 from protoclip.evaluation.tasks import KNN, Retrieval, ZeroShot
 from tests.gloo import Pool
-from tests.tiny import Built, build, tiny_config
+from tests.tiny import Built, build, locked, tiny_config
 
 VIT = (
     "towers=small_vit",
@@ -135,10 +135,14 @@ def test_a_process_may_have_an_extraction_batch_more(pool: Pool, tmp_path: Path)
         assert len(found.losses) == len(one.losses) == 12
 
 
-@pytest.mark.parametrize("method", ["clip", "protoclip"])
-def test_three_episodes_follow_one_process(pool: Pool, tmp_path: Path, method: str) -> None:
-    one = trained(tmp_path / "one", method)
-    first, second = pool(trained, tmp_path / "two", method)
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [("clip", ()), ("protoclip", ()), ("protoclip", (locked(0.7),))],
+    ids=["clip", "protoclip", "locked"],
+)
+def test_three_episodes_follow_one_process(pool: Pool, tmp_path: Path, method: str, words: tuple[str, ...]) -> None:
+    one = trained(tmp_path / "one", method, *words)
+    first, second = pool(trained, tmp_path / "two", method, *words)
     batches = [left + right for left, right in zip(first.positions, second.positions, strict=True)]
     assert batches == one.positions
     assert len(one.losses) == 12

@@ -14,6 +14,7 @@ from torch import Tensor
 from protoclip.cli.build import build_datamodule, build_module, build_trainer, find_run
 from protoclip.module import ImageTextPretraining
 from tests.conftest import Compose
+from tests.tiny import locked
 
 METHODS = ("clip", "protoclip")
 EPISODES = 4
@@ -107,6 +108,18 @@ def test_resume_after_every_episode(compose_tiny: Compose, tmp_path: Path, metho
         second, resumed = run(compose_tiny(method, *words, runs=runs), resume=checkpoint)
         assert len(first.losses) == stop * steps
         assert first.samples + second.samples == whole.samples
+        assert torch.equal(torch.stack(first.losses + second.losses), torch.stack(whole.losses))
+        assert_equal(state(resumed), state(last))
+        assert metrics(resumed) == metrics(last)
+
+
+def test_resume_before_at_and_after_the_lock_of_the_image_tower(compose_tiny: Compose, tmp_path: Path) -> None:
+    words = logging(locked(0.5))
+    whole, last = run(compose_tiny("protoclip", *words, runs=tmp_path / "whole"))
+    for stop in range(1, EPISODES):
+        runs = tmp_path / f"stopped_{stop}"
+        first, checkpoint = run(compose_tiny("protoclip", *words, runs=runs), stop_after=stop)
+        second, resumed = run(compose_tiny("protoclip", *words, runs=runs), resume=checkpoint)
         assert torch.equal(torch.stack(first.losses + second.losses), torch.stack(whole.losses))
         assert_equal(state(resumed), state(last))
         assert metrics(resumed) == metrics(last)

@@ -17,6 +17,12 @@ from protoclip.module import ImageTextPretraining
 from tests.conftest import TINY, TINY_PROTOTYPES
 
 
+def locked(start: float) -> str:
+    """The word that adds locked-image tuning."""
+    target = "callbacks.locked_image_tuning.LockedImageTuning"
+    return f"+callbacks.locked_image_tuning={{_target_:{target},start:{start}}}"
+
+
 @dataclass(frozen=True)
 class Built:
     """The parts of a run that has not started."""

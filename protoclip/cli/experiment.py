@@ -17,6 +17,7 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from rich.console import Console
 
 from callbacks.evaluation import Evaluation, TaskResult
+from callbacks.locked_image_tuning import LockedImageTuning
 from callbacks.phase_timer import PhaseTimer, relative_epoch, total_seconds
 from callbacks.prototype_refresh import PrototypeRefresh
 from datamodules.datamodule import ImageTextDataModule
@@ -95,6 +96,9 @@ class Experiment:
         except (TypeError, ValueError) as error:  # torch's own, before anything is written
             raise ValueError(f"optimizer.optimizer: {error}") from error
         self._check_monitors()
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, LockedImageTuning):
+                callback.setup(self.trainer, self.module, "fit")  # refuses a start that does not fit
 
     def _check_monitors(self) -> None:
         """Refuse to watch what no task gives, before the first episodes are trained.

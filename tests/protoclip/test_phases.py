@@ -32,6 +32,17 @@ def test_no_phases_and_phases_of_no_length() -> None:
     assert Phase(1).weights == {}
 
 
+def test_the_last_episodes_have_other_weights() -> None:
+    phases = {"end": Phase(weights={"prototype": 0.0}, from_episode=2)}
+    assert [term_weights(WEIGHTS, phases, episode)["prototype"] for episode in range(4)] == [0.5, 0.5, 0.0, 0.0]
+
+
+def test_episodes_in_between_have_other_weights() -> None:
+    phases = {"middle": Phase(3, {"prototype": 0.0}, from_episode=1)}
+    assert [term_weights(WEIGHTS, phases, episode)["prototype"] for episode in range(4)] == [0.5, 0.0, 0.0, 0.5]
+    assert not any(Phase(1, from_episode=2).active(episode) for episode in range(4))
+
+
 def test_accepts_what_trains_something() -> None:
     check_phases(WEIGHTS, {"warmup": Phase(1, {"prototype": 0.0})})
     check_phases({"prototype": 1.0}, {"warmup": Phase(0, {"prototype": 0.0})})
@@ -44,6 +55,7 @@ def test_accepts_what_trains_something() -> None:
         ({"a": 0.0, "b": 0.0}, {}, "every term has weight 0"),
         (WEIGHTS, {"warmup": Phase(1, {"prototypes": 0.0})}, r"phases\.warmup\.weights names no term: prototypes"),
         (WEIGHTS, {"warmup": Phase(0, {"prototypes": 0.0})}, "names no term"),
+        ({"prototype": 1.0}, {"end": Phase(None, {"prototype": 0.0}, 2)}, r"phases\.end\.first_episodes=0"),
     ],
 )
 def test_refuses_phases_that_train_nothing(weights: dict[str, float], phases: dict[str, Phase], message: str) -> None:

@@ -29,6 +29,22 @@ def test_final_factor() -> None:
     assert factor(50) == pytest.approx(0.1)
 
 
+def test_a_stop_is_where_the_cosine_ends() -> None:
+    common, stopped = WarmupCosine(warmup=0.1, final=0.2)(100), WarmupCosine(warmup=0.1, final=0.2)(100, stop=50)
+    assert [stopped(step) for step in range(11)] == [common(step) for step in range(11)]
+    assert [stopped(step) for step in (20, 30, 40)] == pytest.approx(
+        [(2 + math.sqrt(2)) / 4, 0.5, (2 - math.sqrt(2)) / 4]
+    )
+    assert stopped(49) > 0
+    assert [stopped(step) for step in (50, 51, 100)] == [0.0] * 3
+
+
+@pytest.mark.parametrize("stop", [0, 5, 10])
+def test_refuses_a_stop_before_the_warm_up_has_ended(stop: int) -> None:
+    with pytest.raises(ValueError, match=f"10 steps cannot be 0 at step {stop}"):
+        WarmupCosine(warmup=0.1)(100, stop=stop)
+
+
 @pytest.mark.parametrize("total", [1, 2, 7])
 @pytest.mark.parametrize("warmup", [0.0, 0.1, 0.5, 1.0])
 def test_short_runs_stay_in_range(total: int, warmup: float) -> None:
