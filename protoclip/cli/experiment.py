@@ -253,6 +253,7 @@ def run_experiment(config: DictConfig, *, console: Console | None = None) -> Run
     resolved = OmegaConf.to_yaml(config, resolve=True)
     experiment = Experiment(run, module, datamodule, trainer, settings, resolved, console)
     with run.lock():
-        experiment.fit()
-        experiment.test()
+        if not run.done:  # by another process, meanwhile
+            experiment.fit()
+            experiment.test()
     return run

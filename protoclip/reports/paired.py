@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 
 from protoclip.reports.rows import Row
 

@@ -16,6 +16,7 @@ from datamodules.scenes import ScenePairs
 from protoclip.cli import train
 from protoclip.cli.build import build_module
 from protoclip.module import ImageTextPretraining
+from protoclip.prototypes import StudentClusters
 from tests.conftest import TINY, TINY_PROTOTYPES, Compose
 from tests.tiny import Built, build, locked, tiny_config
 
@@ -63,8 +64,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Built, Watch, int]:
     parts = build(tiny_config(tmp_path_factory.mktemp("runs"), "protoclip", locked(0.5), "trainer.log_every_n_steps=1"))
     parts.datamodule.validation = {"pairs": ScenePairs("val", 12, image_size=32)}
     refresh = next(callback for callback in parts.callbacks if isinstance(callback, PrototypeRefresh))
-    cluster = Mock(wraps=refresh.cluster)
-    refresh.cluster = cluster
+    grouping = refresh.groupings["prototype"]
+    assert isinstance(grouping, StudentClusters)
+    cluster = Mock(wraps=grouping.cluster)
+    grouping.cluster = cluster
     watch = watched(parts)
     return parts, watch, cluster.call_count
 

@@ -3,7 +3,7 @@ from typing import Any, cast
 
 import pytest
 from rich.console import Console
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 
 from protoclip.reports import Row
 from protoclip.reports.claims import Claim, Judgement, claims_markdown, judge, print_claims
