@@ -53,14 +53,15 @@ class TransformersText(Encoder):
         return {"library": "transformers", **settings, "revision": self.revision}
 
     def _load(self) -> tuple[Any, nn.Module]:
+        from safetensors import SafetensorError  # noqa: PLC0415
         from transformers import AutoModel, AutoTokenizer  # noqa: PLC0415 - takes seconds
 
         model = package_folder(self.model) if self.model.startswith(PACKAGE) else self.model
         try:
             tokenizer = AutoTokenizer.from_pretrained(model, revision=self.revision)
             network = AutoModel.from_pretrained(model, revision=self.revision, dtype=torch.float32)
-        except (OSError, ValueError) as error:
-            reason = str(error).split("\n", maxsplit=1)[0].rstrip(".")
+        except (OSError, ValueError, ImportError, SafetensorError) as error:
+            reason = " ".join(str(error).split())[:300].rstrip(".")
             raise ValueError(f"model={self.model}: {reason}: give a folder or hub id of transformers") from error
         if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes of a folder without one
             raise ValueError(f"model={self.model} has no vocabulary: put its tokenizer's files beside the weights")
