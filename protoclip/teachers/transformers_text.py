@@ -16,6 +16,8 @@ from protoclip.teachers.encoders import Encoder
 Pooling: TypeAlias = Literal["mean", "cls", "upstream"]
 PACKAGE = "package:"
 """Before the name of an installed Python package, and a folder in it, that a model lies in."""
+PARTS = 4
+"""That a batch is encoded in, by length: at once, half of what is computed would be padding."""
 
 
 class TransformersText(Encoder):
@@ -53,31 +55,38 @@ class TransformersText(Encoder):
         return {"library": "transformers", **settings, "revision": self.revision}
 
     def _load(self) -> tuple[Any, nn.Module]:
+        from safetensors import SafetensorError  # noqa: PLC0415
         from transformers import AutoModel, AutoTokenizer  # noqa: PLC0415 - takes seconds
 
         model = package_folder(self.model) if self.model.startswith(PACKAGE) else self.model
         try:
             tokenizer = AutoTokenizer.from_pretrained(model, revision=self.revision)
             network = AutoModel.from_pretrained(model, revision=self.revision, dtype=torch.float32)
-        except (OSError, ValueError) as error:
-            reason = str(error).split("\n", maxsplit=1)[0].rstrip(".")
+        except (OSError, ValueError, ImportError, SafetensorError) as error:
+            reason = " ".join(str(error).split())[:300].rstrip(".")
             raise ValueError(f"model={self.model}: {reason}: give a folder or hub id of transformers") from error
         if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes of a folder without one
             raise ValueError(f"model={self.model} has no vocabulary: put its tokenizer's files beside the weights")
         return tokenizer, network.get_encoder() if network.config.is_encoder_decoder else network
 
     def _encode(self, items: Sequence[Any]) -> Tensor:
-        tokenizer = self._prepare
-        length = min(self.max_length, tokenizer.model_max_length)
-        ids = [torch.tensor(row) for row in tokenizer(list(items), truncation=True, max_length=length)["input_ids"]]
+        length = min(self.max_length, self._prepare.model_max_length)
+        rows = self._prepare(list(items), truncation=True, max_length=length)["input_ids"]
+        ids = [torch.tensor(row) for row in rows]
+        order = torch.tensor([len(row) for row in ids]).argsort(stable=True)
+        pooled = [self._pool([ids[row] for row in part], length) for part in order.chunk(PARTS)]
+        return torch.cat(pooled)[order.argsort()]
+
+    def _pool(self, ids: Sequence[Tensor], length: int) -> Tensor:
+        """Pooled states [n, dim] of n captions of similar length."""
         if self.pooling == "upstream":
             padded = torch.stack([F.pad(row, (0, length - len(row))) for row in ids])
             mask = torch.ones_like(padded)
         else:
-            padded = pad_sequence(ids, batch_first=True, padding_value=tokenizer.pad_token_id or 0)
+            padded = pad_sequence(list(ids), batch_first=True, padding_value=self._prepare.pad_token_id or 0)
             mask = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)
         padded, mask = padded.to(self._place), mask.to(self._place)
-        states = self._network(input_ids=padded, attention_mask=mask).last_hidden_state
+        states: Tensor = self._network(input_ids=padded, attention_mask=mask).last_hidden_state
         return states[:, 0] if self.pooling == "cls" else masked_mean(states, mask)
 
 

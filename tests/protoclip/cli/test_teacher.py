@@ -1,16 +1,22 @@
 """``protoclip teacher`` in process: caches of a manifest by text and image teachers, and mistakes in one line."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 
 from datamodules.manifests import ManifestPairs
 from protoclip.cli import main
+from protoclip.cli.compose import compose_config
+from protoclip.cli.translate import translated
+from protoclip.instantiate import instantiate
 from protoclip.teachers import TeacherCache, TimmImage, TransformersText
 from tests.tiny_bert import save_tiny_bert
 
+CONF = Path(__file__).parents[3] / "conf"
 CAPTIONS = {"a.png": ["a red dog", "the dog"], "gone.png": ["a cat"], "b.png": ["blue sky", "the tree in grass", "a"]}
 
 
@@ -69,6 +75,19 @@ def test_several_teachers_of_both_kinds(manifest: Path, bert: str, tmp_path: Pat
     assert (pictures.dim, pictures.facts["rows"], pictures.facts["unreadable"]) == (2, 3, 1)
     rows = pictures.rows([0, 1, 2], [1, 0, 2])
     assert rows.any(1).tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "teacher").glob("*.yaml")))
+def test_every_teacher_of_the_config_tree_is_built_without_its_model(name: str) -> None:
+    config = compose_config([f"teacher={name}", "teacher.device=cpu"])
+    assert list(config.teachers) == [name] == [config.teachers[name].name]
+    settings = translated(OmegaConf.to_container(config.teachers[name], resolve=True))
+    batch_size = settings.pop("batch_size")
+    cache = instantiate(TeacherCache, settings, "teachers")
+    assert cache.folder == f"teachers/scenes/{name}"
+    assert (cache.encoder.device, cache.encoder._network) == ("cpu", None)
+    assert json.dumps(cache.encoder.describe())
+    assert (cache.dims, batch_size) == (64, 64)
 
 
 @pytest.mark.parametrize(

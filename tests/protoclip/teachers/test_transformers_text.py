@@ -1,6 +1,7 @@
 """Text teachers of transformers against plain loops over the model, one caption at a time."""
 
 import importlib.util
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,10 @@ def test_what_is_missing_is_told_in_one_line(bert: str, tmp_path: Path) -> None:
         TransformersText("package:not_there/model")(["a"])
     with pytest.raises(ValueError, match=r"^model=.*nowhere: [^\n]*: give a folder or hub id of transformers$"):
         TransformersText(str(tmp_path / "nowhere"))(["a"])
+    shutil.copytree(bert, tmp_path / "cut")
+    os.truncate(tmp_path / "cut" / "model.safetensors", 1000)
+    with pytest.raises(ValueError, match=r"^model=.*cut: [^\n]*header[^\n]*: give a folder or hub id of transformers$"):
+        TransformersText(str(tmp_path / "cut"))(["a"])
     for name in ("config.json", "model.safetensors"):  # of which transformers makes a tokenizer without words
         shutil.copy(Path(bert) / name, tmp_path)
     with pytest.raises(ValueError, match=r"has no vocabulary: put its tokenizer's files beside the weights$"):
