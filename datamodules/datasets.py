@@ -14,6 +14,8 @@ from protoclip.seeds import derive_seed
 from protoclip.teachers import TeacherCache
 from protoclip.terms import teacher_view
 
+CAPTIONS_KEPT = 2**16
+"""Captions whose ids stay in memory: to tokenise one takes as long as to crop a small picture."""
 ATTEMPTS = 20
 """Pairs tried in the place of an unreadable one."""
 
@@ -49,6 +51,15 @@ class EpisodeDataset(Dataset[dict[str, Any]]):
         self.tokenize = tokenize
         self.seed = seed
         self.teachers = dict(teachers or {})
+        self._tokenized: dict[str, Tensor] = {}
+
+    def _token_ids(self, caption: str) -> Tensor:
+        ids = self._tokenized.get(caption)
+        if ids is None:
+            ids = self.tokenize([caption])[0]
+            if len(self._tokenized) < CAPTIONS_KEPT:
+                self._tokenized[caption] = ids
+        return ids
 
     def caption_number(self, key: SampleKey) -> int:
         """Which of a pair's captions is drawn, the same in both passes over a block."""
@@ -92,7 +103,7 @@ class EpisodeDataset(Dataset[dict[str, Any]]):
             with seeded(derive_seed(self.seed, key.purpose, key.episode, key.position, name)):
                 sample[name] = transform(picture)
         if self.text_views:
-            ids = self.tokenize([caption])[0]
+            ids = self._token_ids(caption)
             sample |= dict.fromkeys(self.text_views, ids)
         return sample
 

@@ -11,7 +11,16 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from datamodules.sources import Picture
-from datamodules.views import MEAN, STD, Augmentation, PictureTransform, evaluation_transform, seeded, to_pixels
+from datamodules.views import (
+    MEAN,
+    STD,
+    Augmentation,
+    Normalisation,
+    PictureTransform,
+    evaluation_transform,
+    seeded,
+    to_pixels,
+)
 from protoclip.cli.build import build_datamodule
 from tests.conftest import Compose
 
@@ -215,9 +224,9 @@ def test_light_and_simclr_are_the_augmentations_of_protoclip(
     assert isinstance(gaussian, v2.GaussianBlur)
     assert tuple(gaussian.kernel_size) == (21, 21)
     assert tuple(gaussian.sigma) == (0.1, 2.0)
-    assert [type(step) for step in rest] == [v2.ToImage, v2.ToDtype, v2.Normalize, v2.ToPureTensor]
-    assert rest[2].mean == list(MEAN)
-    assert rest[2].std == list(STD)
+    assert [type(step) for step in rest] == [Normalisation]
+    assert rest[0].mean.flatten().tolist() == pytest.approx(MEAN)
+    assert rest[0].std.flatten().tolist() == pytest.approx(STD)
 
 
 @pytest.mark.parametrize(("views", "scale"), [("crop", (0.5, 1.0)), ("none", (0.9, 1.0))])
@@ -226,7 +235,22 @@ def test_the_other_views_crop_only(compose_tiny: Compose, views: str, scale: tup
     assert isinstance(crop, v2.RandomResizedCrop)
     assert (crop.size, crop.scale, crop.ratio) == ((64, 64), scale, (3 / 4, 4 / 3))
     assert (crop.interpolation, crop.antialias) == (InterpolationMode.BICUBIC, True)
-    assert [type(step) for step in rest] == [v2.ToImage, v2.ToDtype, v2.Normalize, v2.ToPureTensor]
+    assert [type(step) for step in rest] == [Normalisation]
+
+
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_normalisation_is_that_of_torchvision(as_tensor: bool) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    picture = torch.from_numpy(pixels).permute(2, 0, 1).contiguous() if as_tensor else Image.fromarray(pixels)
+    steps = [
+        v2.ToImage(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(list(MEAN), list(STD)),
+        v2.ToPureTensor(),
+    ]
+    kept = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+    assert torch.equal(Normalisation(MEAN, STD)(picture), v2.Compose(steps)(picture))
+    assert not isinstance(picture, torch.Tensor) or torch.equal(picture, kept)
 
 
 def test_clip_constants() -> None:
