@@ -21,7 +21,7 @@ OPTIONS = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in C
 PAPERS = {"recipe/paper", "recipe/upstream"}
 PAPERS |= {option for option in OPTIONS if option.startswith(("experiment/cc2.5m", "experiment/yfcc"))}
 """At sizes that no test builds."""
-NEEDS_DATA = {"data/flickr8k", "evaluation/flickr8k", "compare/flickr8k", "experiment/flickr8k_protoclip"}
+NEEDS_DATA = {option for option in OPTIONS if "flickr8k" in option}
 GROUPS = {
     *("callbacks", "compare", "data", "distillation", "evaluation", "experiment", "logger"),
     *("method", "optimizer", "recipe", "teacher", "towers", "trainer", "views"),

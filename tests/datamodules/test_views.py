@@ -242,14 +242,9 @@ def test_the_other_views_crop_only(compose_tiny: Compose, views: str, scale: tup
 def test_normalisation_is_that_of_torchvision(as_tensor: bool) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
     picture = torch.from_numpy(pixels).permute(2, 0, 1).contiguous() if as_tensor else Image.fromarray(pixels)
-    steps = [
-        v2.ToImage(),
-        v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize(list(MEAN), list(STD)),
-        v2.ToPureTensor(),
-    ]
+    steps = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(MEAN), list(STD))]
     kept = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
-    assert torch.equal(Normalisation(MEAN, STD)(picture), v2.Compose(steps)(picture))
+    assert torch.equal(Normalisation(MEAN, STD)(picture), torch.Tensor(v2.Compose(steps)(picture)))
     assert not isinstance(picture, torch.Tensor) or torch.equal(picture, kept)
 
 
