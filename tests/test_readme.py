@@ -49,7 +49,7 @@ def test_make_targets_exist() -> None:
 @pytest.mark.parametrize("words", OURS, ids=" ".join)
 def test_commands_compose(words: list[str]) -> None:
     flags = next((place for place, word in enumerate(words) if word.startswith("--")), len(words))
-    overrides = [word for word in words[1:flags] if word not in {"compare", "-m", *STAGES}]
+    overrides = [word for word in words[1:flags] if word not in {"compare", "teacher", "-m", *STAGES}]
     with initialize_config_module("conf", version_base="1.3"):
         assert compose("config", overrides=overrides).method
 
@@ -57,7 +57,7 @@ def test_commands_compose(words: list[str]) -> None:
 def test_options_exist() -> None:
     with initialize_config_module("conf", version_base="1.3"):
         config = compose("config")
-    named = set(re.findall(r"`((?:prototype|episode|run|data|towers)\.[a-z_.]+?)(?:\.\*)?`", README))
+    named = set(re.findall(r"`((?:prototype|episode|run|data|teacher|towers)\.[a-z_.]+?)(?:\.\*)?`", README))
     assert named
     for name in named:
         missing = object()
