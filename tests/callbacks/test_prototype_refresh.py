@@ -186,7 +186,10 @@ def test_every_refresh_is_logged(episodes: list[Seen]) -> None:
             assert logged == pytest.approx(found.objective, rel=1e-5)
             assert seen.metrics[f"prototypes/prototype/{modality}_largest"] == int(found.counts.max())
             assert seen.metrics[f"prototypes/prototype/{modality}_empty"] == int((found.counts == 0).sum())
-    assert episodes[1].metrics["kmeans/prototype/image_objective_03"] != episodes[2].metrics["kmeans/prototype/image_objective_03"]
+    assert (
+        episodes[1].metrics["kmeans/prototype/image_objective_03"]
+        != episodes[2].metrics["kmeans/prototype/image_objective_03"]
+    )
 
 
 def test_refresh_every_keeps_the_bank_of_a_block(tmp_path: Path) -> None:
