@@ -29,7 +29,8 @@ def partial_bank(labelled: list[int]) -> PrototypeBank:
         labels = torch.randint(0, COUNT, (BATCH,), generator=generator)[positions]
         prototypes, centroids = (0.5 * torch.randn(COUNT, DIM, generator=generator) for _ in range(2))
         sides.append(Assignment(labels, prototypes, centroids, torch.bincount(labels, minlength=COUNT)))
-    bank.write(0, *sides, positions=positions)
+    image, text = sides
+    bank.write(0, image, text, positions)
     return bank
 
 

@@ -263,8 +263,8 @@ def test_fresh_and_recorded_rows_are_not_mixed_up(refreshed: tuple[ImageTextData
 
 
 def test_a_record_that_is_all_fresh_is_a_fresh_run(tmp_path: Path) -> None:
-    fresh = build(tiny_config(tmp_path, "protoclip", *WORDS, "run.episodes=2")).fit()
-    words = ("run.episodes=2", "prototype.features=recorded", "prototype.fresh_share=1.0")
+    fresh = build(tiny_config(tmp_path, "protoclip", *WORDS, "run.episodes=1")).fit()
+    words = ("run.episodes=1", "prototype.features=recorded", "prototype.fresh_share=1.0")
     recorded = build(tiny_config(tmp_path, "protoclip", *WORDS, *words)).fit()
     for name, value in recorded.module.state_dict().items():
         assert torch.equal(value, fresh.module.state_dict()[name]), name
