@@ -43,17 +43,17 @@ def extract(
     """
     shares = gather(_encode(module, datamodule.extraction_dataloader(episode, positions), keys))
     shares = [share for share in shares if share]
-    if not shares:
-        return None
-    columns = {name: torch.cat([share[name] for share in shares]) for name in shares[0]}
-    check_extracted(
-        dict(zip(keys, (columns["image"], columns["text"]), strict=True)),
-        step=module.global_step,
-        episode=module.current_epoch,
-        indices=columns["indices"],
-        positions=columns["positions"],
+    columns = {name: torch.cat([share[name] for share in shares]) for name in shares[0]} if shares else {}
+    on_rank_zero(
+        lambda: check_extracted(
+            dict(zip(keys, (columns["image"], columns["text"]), strict=True)),
+            step=module.global_step,
+            episode=module.current_epoch,
+            indices=columns["indices"],
+            positions=columns["positions"],
+        )
     )
-    return EpisodeFeatures(**columns, episode_size=datamodule.plan.size)
+    return EpisodeFeatures(**columns, episode_size=datamodule.plan.size) if columns else None
 
 
 @torch.no_grad()
