@@ -42,22 +42,23 @@ def extract(
         NonFiniteError: the features are not finite.
     """
     shares = gather(_encode(module, datamodule.extraction_dataloader(episode, positions), keys))
-    if not shares:
-        return None
-    columns = {name: torch.cat([share[name] for share in shares]) for name in shares[0]}
-    check_extracted(
-        dict(zip(keys, (columns["image"], columns["text"]), strict=True)),
-        step=module.global_step,
-        episode=module.current_epoch,
-        indices=columns["indices"],
-        positions=columns["positions"],
+    shares = [share for share in shares if share]
+    columns = {name: torch.cat([share[name] for share in shares]) for name in shares[0]} if shares else {}
+    on_rank_zero(
+        lambda: check_extracted(
+            dict(zip(keys, (columns["image"], columns["text"]), strict=True)),
+            step=module.global_step,
+            episode=module.current_epoch,
+            indices=columns["indices"],
+            positions=columns["positions"],
+        )
     )
-    return EpisodeFeatures(**columns, episode_size=datamodule.plan.size)
+    return EpisodeFeatures(**columns, episode_size=datamodule.plan.size) if columns else None
 
 
 @torch.no_grad()
 def _encode(module: ImageTextPretraining, loader: Iterable[Any], keys: Keys) -> dict[str, Tensor]:
-    """Features and facts of this process' positions."""
+    """Features and facts of this process' positions, nothing where it has none."""
     image, text = keys
     parts: list[dict[str, Tensor]] = []
     modes = {part: part.training for part in module.modules()}
@@ -80,7 +81,7 @@ def _encode(module: ImageTextPretraining, loader: Iterable[Any], keys: Keys) -> 
     finally:
         for part, training in modes.items():  # train() would reach a locked tower
             part.training = training
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if parts else {}
 
 
 class RecordedFeatures:
@@ -100,9 +101,12 @@ class RecordedFeatures:
 
     def open(self, trainer: pl.Trainer, pairs: int, dim: int) -> None:
         """Start the record of a run, or go on as it was at the checkpoint that the trainer goes on from."""
-        if trainer.is_global_zero:
+
+        def opened() -> None:
             self._record = FeatureRecord(self.folder, pairs, dim, resumed=trainer.current_epoch > 0)
             self._record.forget_after(trainer.current_epoch - 1)
+
+        on_rank_zero(opened)
 
     def keep(self, indices: Tensor, image: Tensor, text: Tensor) -> None:
         """Keep the features of a step's pairs."""
@@ -110,10 +114,12 @@ class RecordedFeatures:
 
     def end_episode(self, episode: int) -> None:
         """Make the episode's visits part of the state; the files get them once a checkpoint holds it."""
-        shares = gather(tuple(torch.cat(column).cpu() for column in zip(*self._steps, strict=True)))
+        shares = gather(tuple(torch.stack(column).cpu() for column in zip(*self._steps, strict=True)))
         self._steps.clear()
-        if shares:
-            self._visits = Visits(episode, *(torch.cat(column) for column in zip(*shares, strict=True)))
+        if shares:  # step by step, each with the rows of all processes, so that the later visit is last
+            self._visits = Visits(
+                episode, *(torch.cat(column, dim=1).flatten(0, 1) for column in zip(*shares, strict=True))
+            )
 
     def begin_episode(self) -> None:
         """Put the last episode's visits into the files."""
@@ -144,8 +150,8 @@ class RecordedFeatures:
             image=image,
             text=text,
             indices=indices[kept],
-            captions=torch.tensor([datamodule.dataset.caption_number(places[place]) for place in kept.tolist()]),
-            classes=torch.tensor([datamodule.train.label(index) for index in indices[kept].tolist()]),
+            captions=_integers(datamodule.dataset.caption_number(places[place]) for place in kept.tolist()),
+            classes=_integers(datamodule.train.label(index) for index in indices[kept].tolist()),
             positions=kept,
             episode_size=len(places),
         )
@@ -166,6 +172,10 @@ class RecordedFeatures:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on after them."""
         self._visits = Visits(**state) if state else None
+
+
+def _integers(values: Iterable[int]) -> Tensor:
+    return torch.tensor(list(values), dtype=torch.int64)
 
 
 def _age_figures(ages: Tensor, fresh: int, episode_size: int) -> dict[str, float]:

@@ -195,14 +195,13 @@ class ImageTextPretraining(pl.LightningModule):
         Nothing is gathered, and the loss is logged at the end: processes may have different numbers of batches.
         """
         outputs = self.test_step(batch, batch_idx, dataloader_idx)
-        if "text" in outputs:
+        weights = {name: self._term(name).weight for name in self.terms if self._term(name).validates}
+        if "text" in outputs and weights:
             first = batch["first_caption"]
             features: Features = {}
             for view, tower in self.required_views.items():
                 rows = slice(None) if tower == "image" else first
                 features |= {FeatureKey(tower, view, name): value[rows] for name, value in outputs[tower].items()}
-            weights = {name: self._term(name).weight for name in self.terms if self._term(name).validates}
-            assert weights, "a method without a term that validates"
             scales = {name: temperature() for name, temperature in self.temperatures.items()}
             inputs = StepInputs(features, scales, {}, positions=batch["index"], block=-1)
             with torch.autocast(self.device.type, enabled=False):

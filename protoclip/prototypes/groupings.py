@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -160,7 +161,7 @@ class TeacherClusters(Grouping):
                 clusters = self.cluster(teacher_features, features.share_of(num_prototypes), seed=seed)
             else:
                 if self._row_labels is None:
-                    everything = torch.from_numpy(cache.features[:]).float()
+                    everything = torch.from_numpy(np.array(cache.features, dtype=np.float32))
                     self._row_labels = self.cluster(everything, num_prototypes, seed=seed).labels
                 labels = self._row_labels[cache.row_numbers(features.indices, features.captions)].long()
                 clusters = labelled_clusters(teacher_features, labels, int(self._row_labels.max()) + 1)

@@ -7,7 +7,7 @@ checkpoint holds them; a run that goes on from a checkpoint writes its visits ag
 
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -43,8 +43,8 @@ class FeatureRecord:
         shapes = {"features": (pairs, 2, dim), "visited": (pairs,)}
         if resumed:
             try:
-                arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in shapes}
-            except (OSError, ValueError) as error:
+                arrays = {name: _opened(folder / f"{name}.npy") for name in shapes}
+            except (EOFError, OSError, ValueError) as error:
                 raise ValueError(f"{folder} cannot be read ({error}): remove the run and start again") from error
             if any(arrays[name].shape != shape for name, shape in shapes.items()):
                 raise ValueError(f"{folder} is of another corpus or head: remove the run and start again")
@@ -65,12 +65,15 @@ class FeatureRecord:
         return int(later.sum())
 
     def write(self, visits: Visits) -> None:
-        """Put an episode's visits into the files, durably."""
+        """Put an episode's visits into the files, durably.
+
+        The episode comes first: what a kill tears between the two is then forgotten by a run that goes on before it.
+        """
         indices = visits.indices.numpy()
-        self._features[indices] = visits.features.numpy()
         self._visited[indices] = visits.episode
-        for array in (self._features, self._visited):
-            array.flush()
+        self._visited.flush()
+        self._features[indices] = visits.features.numpy()
+        self._features.flush()
 
     def visited(self, indices: Tensor) -> Tensor:
         """Episode of the last visit of each pair [pairs], int64, or -1."""
@@ -81,3 +84,8 @@ class FeatureRecord:
         both = torch.from_numpy(self._features[indices.numpy()].astype(np.float32))
         image, text = torch.nn.functional.normalize(both, dim=-1).unbind(dim=1)
         return image.contiguous(), text.contiguous()
+
+
+def _opened(path: Path) -> Any:
+    np.load(path, mmap_mode="r")  # refuses a short file, which r+ would fill up with zeros
+    return np.load(path, mmap_mode="r+")

@@ -76,7 +76,7 @@ class Prototype(Term):
                 student, labels, share = _taking_part(student, labels)
             if len(labels):
                 losses.append(share * self._loss(student, bank.side(modality), inputs, labels))
-                results[f"{modality}_accuracy"] = _accuracy(student, bank.side(modality).prototypes, labels)
+                results[f"{modality}_accuracy"] = share * _accuracy(student, bank.side(modality).prototypes, labels)
             else:
                 losses.append(0.0 * (inputs.features[key].sum() + inputs.logit_scales[self.temperature]))
                 results[f"{modality}_accuracy"] = torch.zeros(())

@@ -1,7 +1,8 @@
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import pytest
 import pytorch_lightning as pl
@@ -13,8 +14,9 @@ from torch.utils.data import default_collate
 from callbacks.prototype_refresh import PrototypeRefresh
 from datamodules.datamodule import ImageTextDataModule
 from datamodules.episodes import SampleKey
+from protoclip.checkpoints import read_checkpoint
 from protoclip.module import ImageTextPretraining
-from protoclip.prototypes import Clusters, StudentClusters, kmeans
+from protoclip.prototypes import Clusters, PrototypeBank, StudentClusters, kmeans
 from protoclip.seeds import derive_seed
 from tests.gloo import Pool
 from tests.tiny import Built, build, tiny_config
@@ -104,6 +106,10 @@ def extract(
         }
     module.train()
     return features, batch["label"]
+
+
+def refresh_of(built: Built) -> PrototypeRefresh:
+    return next(callback for callback in built.callbacks if isinstance(callback, PrototypeRefresh))
 
 
 def run(runs: Path, *overrides: str) -> tuple[Built, list[Seen]]:
@@ -242,11 +248,104 @@ def test_extraction_comes_in_batches(tmp_path: Path) -> None:
     assert (seen.bank["image.labels"] == labels).float().mean() > 0.9  # batches of another size round otherwise
 
 
+# Several terms, or none ----------------------------------------------------------------------------------------------
+FINE = (
+    "+terms.fine={_target_:protoclip.terms.Prototype,bank:fine}",
+    "+banks.fine={_target_:protoclip.prototypes.PrototypeBank,episode_size:32,dim:8,num_prototypes:5}",
+    "+callbacks.prototype_refresh.groupings.fine={_target_:protoclip.prototypes.StudentClusters,source:same}",
+)
+"""A second term on the same features, with prototypes of its own."""
+
+
+def test_two_groupings_share_one_extraction(tmp_path: Path) -> None:
+    words = ("run.episodes=2", "prototype.warmup_episodes=1")
+    built, episodes = run(tmp_path, *FINE, *words)
+    assert [len(seen.forwards) for seen in episodes] == [1, 1]  # at first for one of them alone
+    fine, seen = built.module.get_submodule("banks.fine"), episodes[1]
+    assert isinstance(fine, PrototypeBank)
+    assert [seen.block for seen in episodes] == [-1, 1]
+    assert int(fine.block) == 1
+    assert (fine.num_prototypes, len(seen.bank["image.counts"])) == (5, 3)
+    seed = derive_seed(0, "prototypes", 1) % 2**31
+    assert torch.equal(fine.image.labels, kmeans(seen.features["image"], 5, seed=seed).labels)
+    assert torch.equal(seen.bank["image.labels"], clustered(seen, 1)["text"].labels)
+    for term in ("prototype", "fine"):
+        assert f"prototypes/{term}/image_largest" in seen.metrics
+        assert f"kmeans/{term}/text_objective_00" in seen.metrics
+
+
+@pytest.mark.parametrize("features", ["fresh", "recorded"])
+def test_a_term_that_the_model_does_without_is_passed_over(tmp_path: Path, features: str) -> None:
+    words = ("run.episodes=1", "prototype.weight=0", "prototype.warmup_episodes=0", f"prototype.features={features}")
+    with patch("callbacks.prototype_refresh.extract") as extraction:
+        built = build(tiny_config(tmp_path, "protoclip", *words)).fit()
+        longer = build(tiny_config(tmp_path, "protoclip", *words, "run.episodes=2"))
+        longer.fit(resume=built.checkpoints / "last.ckpt")  # its state goes on
+    extraction.assert_not_called()
+    assert longer.trainer.current_epoch == 2
+    assert refresh_of(longer).figures == {}
+    assert longer.module.returned == ()
+    assert len(longer.module.banks) == 0
+    assert not (built.checkpoints.parent / "recorded").exists()
+
+
+@pytest.mark.parametrize("other", ["image=crop", "head=fine"])
+def test_refuses_terms_that_read_other_features(tmp_path: Path, other: str) -> None:
+    head = "+heads.fine={_target_:protoclip.heads.ProjectionHead,hidden_dim:16,out_dim:8}"
+    built = build(tiny_config(tmp_path, "protoclip", *FINE, head, f"+terms.fine.{other}"))
+    refresh = refresh_of(built)
+    with pytest.raises(ValueError, match=r"terms prototype, fine read different .*: bind them alike$"):
+        refresh.setup(built.trainer, built.module, "fit")
+    del refresh.groupings["fine"]
+    refresh.setup(built.trainer, built.module, "fit")
+
+
+def test_refuses_a_share_of_fresh_features_where_all_are() -> None:
+    with pytest.raises(ValueError, match=r"prototype\.fresh_share is for prototype\.features=recorded: leave it out"):
+        PrototypeRefresh(groupings={}, fresh_share=0.5)
+
+
+# State ---------------------------------------------------------------------------------------------------------------
+class Remembers(StudentClusters):
+    """A grouping that keeps something."""
+
+    kept: Tensor | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"kept": torch.arange(3)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.kept = state["kept"]
+
+
+def test_the_state_is_of_plain_types_and_goes_on(tmp_path: Path) -> None:
+    words = ("run.episodes=2", "prototype.features=recorded", "prototype.fresh_share=0.5")
+    built = build(tiny_config(tmp_path, "protoclip", *words))
+    refresh = refresh_of(built)
+    refresh.groupings["prototype"] = Remembers()
+    built.fit()
+    saved = read_checkpoint(built.checkpoints / "last.ckpt")["callbacks"]["PrototypeRefresh"]
+    assert saved["figures"] == refresh.figures
+    assert {"prototypes/age_mean", "prototypes/prototype/image_purity"} <= saved["figures"].keys()
+    assert saved["recorded"]["episode"] == 1
+    assert sorted(saved["recorded"]["indices"].tolist()) == sorted(built.datamodule.plan.indices(1).tolist())
+    loaded, kept = PrototypeRefresh(groupings={"prototype": Remembers()}, features="recorded"), Remembers()
+    loaded.groupings["prototype"] = kept
+    loaded.load_state_dict(saved)
+    assert kept.kept is not None
+    assert kept.kept.tolist() == [0, 1, 2]
+    again = loaded.state_dict()
+    assert again["figures"] == saved["figures"]
+    for name, value in saved["recorded"].items():
+        assert torch.equal(torch.as_tensor(again["recorded"][name]), torch.as_tensor(value)), name
+
+
+# Several processes ---------------------------------------------------------------------------------------------------
 def shared_refresh(runs: Path) -> tuple[int, dict[str, Tensor]]:
     """How often this process clusters, and its bank."""
     words = ("trainer=ddp_sim", "run.episodes=1", "prototype.warmup_episodes=0")
     built = build(tiny_config(runs, "protoclip", *words))
-    refresh = next(callback for callback in built.callbacks if isinstance(callback, PrototypeRefresh))
+    refresh = refresh_of(built)
     grouping = refresh.groupings["prototype"]
     assert isinstance(grouping, StudentClusters)
     cluster = Mock(wraps=grouping.cluster)

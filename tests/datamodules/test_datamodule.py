@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -175,6 +176,18 @@ def test_a_batch_larger_than_the_episode_is_refused() -> None:
 
 def test_extraction_takes_episodes_smaller_than_its_batch() -> None:
     assert [len(batch["index"]) for batch in scenes(size=2, batch_size=2).extraction_dataloader(0)] == [2]
+
+
+def test_some_positions_are_rows_of_the_whole_extraction() -> None:
+    datamodule = scenes()
+    whole = list(datamodule.extraction_dataloader(2))
+    assert datamodule.common_extraction_batches == len(whole) == 4
+    some = list(datamodule.extraction_dataloader(2, np.array([1, 2, 6, 9, 11])))
+    assert datamodule.common_extraction_batches == len(some) == 2
+    together = [{name: torch.cat([batch[name] for batch in batches]) for name in some[0]} for batches in (whole, some)]
+    for name, value in together[0].items():
+        assert torch.equal(together[1][name], value[[1, 2, 6, 9, 11]]), name
+    assert_same(list(datamodule.extraction_dataloader(2)), whole)
 
 
 def test_long_captions_keep_their_end() -> None:

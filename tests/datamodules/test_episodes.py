@@ -150,6 +150,20 @@ def test_processes_share_the_extraction_in_order(world: int) -> None:
     assert min(map(len, shares)) >= max(map(len, shares)) - 1
 
 
+@pytest.mark.parametrize(
+    ("chosen", "shares"), [([1, 4, 5, 7, 8], [[1, 4, 5], [7, 8]]), ([6], [[6], []]), ([], [[], []])]
+)
+def test_some_positions_are_extracted_in_shares(chosen: list[int], shares: list[list[int]]) -> None:
+    plan = EpisodePlan(100, 9)
+    for rank, share in enumerate(shares):
+        extract = EpisodeSampler(plan, purpose="extract", batch_size=2, episode=3, rank=rank, world=2)
+        extract.chosen = np.array(chosen, dtype=np.int64)
+        assert list(extract) == [plan.keys(3, "extract")[position] for position in share]
+        assert len(extract) == len(share)
+        extract.chosen = None
+        assert len(extract) == (5, 4)[rank]
+
+
 def test_set_epoch_leaves_a_running_iteration_alone() -> None:
     train = sampler(EpisodePlan(100, 8))
     iterator = iter(train)

@@ -26,7 +26,7 @@ from protoclip.phases import Phase
 from protoclip.prototypes import PrototypeBank, assign_prototypes, kmeans
 from protoclip.schedule import WarmupCosine
 from protoclip.temperature import Temperature
-from protoclip.terms import ImageText, Prototype
+from protoclip.terms import FeatureKey, ImageText, Prototype
 from tests.conftest import Compose
 
 BATCH, SIZE = 8, 32
@@ -203,6 +203,46 @@ def test_refuses_terms_whose_parts_are_missing(
     assert "\n" not in str(caught.value)
 
 
+def weighted(module: ImageTextPretraining, weight: float, **options: Any) -> ImageTextPretraining:
+    """CLIP and a second term of that weight, with all parts that it needs."""
+    terms = {"image_text": ImageText([["image", "text"]]), "prototype": Prototype(weight=weight)}
+    return rebuild(module, terms=terms, heads=HEADS, banks=BANKS, temperatures=TEMPERATURES, **options)
+
+
+def test_a_term_without_weight_is_left_out_with_all_that_it_alone_needs(clip: ImageTextPretraining) -> None:
+    for phases in ({}, {"warmup": Phase(1, {"prototype": 0.0})}):
+        module = weighted(clip, 0.0, phases=phases)
+        assert set(module.state_dict()) == set(clip.state_dict())
+        assert [name for name, _ in module.named_parameters()] == [name for name, _ in clip.named_parameters()]
+        assert module.required == clip.required
+        assert module.active_weights(0) == module.active_weights(1) == {"image_text": 1.0}
+    steps = fit(module, episodes())
+    assert all(gradient is not None for gradient in steps.gradients[0].values())
+    assert not any("prototype" in name for name in steps.figures[0])
+
+
+def test_a_term_with_a_weight_in_a_phase_alone_is_kept(clip: ImageTextPretraining) -> None:
+    module = weighted(clip, 0.0, phases={"first": Phase(2, {"prototype": 0.5})})
+    assert [module.active_weights(episode)["prototype"] for episode in range(3)] == [0.5, 0.5, 0.0]
+    assert set(module.state_dict()) == set(weighted(clip, 1.0).state_dict()) > set(clip.state_dict())
+
+
+def test_what_two_terms_share_stays_with_one(clip: ImageTextPretraining) -> None:
+    terms = {"image_text": ImageText([["image", "text"]]), "other": ImageText([["image", "text"]], weight=0.0)}
+    module = rebuild(clip, terms=terms)
+    assert (list(module.terms), list(module.temperatures)) == (["image_text"], ["clip"])
+
+
+def test_a_term_without_weight_needs_nothing(clip: ImageTextPretraining) -> None:
+    terms = {"image_text": ImageText([["image", "text"]]), "prototype": Prototype(weight=0.0)}
+    assert list(rebuild(clip, terms=terms).terms) == ["image_text"]
+
+
+def test_refuses_a_method_without_a_weight(clip: ImageTextPretraining) -> None:
+    with pytest.raises(ValueError, match=r"every term has weight 0: give one of terms\.\*\.weight a value$"):
+        rebuild(clip, terms={"image_text": ImageText([["image", "text"]], weight=0.0)})
+
+
 def test_refuses_phases_without_a_term(clip: ImageTextPretraining) -> None:
     with pytest.raises(ValueError, match=r"phases\.warmup"):
         rebuild(clip, phases={"warmup": Phase(1, {"image_text": 0.0})})
@@ -325,6 +365,25 @@ def test_temperatures_are_clamped_after_each_step(
     assert len(seen) == 6
     if not rate:
         assert seen == pytest.approx([edge] * 6, abs=1e-5)
+
+
+def test_a_step_hands_the_features_that_are_asked_for_to_callbacks(protoclip: ImageTextPretraining) -> None:
+    handed: list[dict[FeatureKey, Tensor]] = []
+
+    class Watch(Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any) -> None:
+            handed.append(outputs["features"])
+
+    trainer_of(callbacks=[Watch()]).fit(protoclip, episodes())
+    protoclip.returned = protoclip.required[2:] + protoclip.required[:1]
+    expected = forward(protoclip, batch_of())
+    trainer_of(callbacks=[Watch()]).fit(protoclip, episodes())
+    first, second = handed
+    assert first == {}
+    assert tuple(second) == protoclip.returned
+    for key, value in second.items():
+        assert not value.requires_grad
+        torch.testing.assert_close(value, expected[key.tower, key.output])
 
 
 def test_refuses_a_batch_of_another_episode(clip: ImageTextPretraining) -> None:
@@ -466,6 +525,15 @@ def test_pictures_without_captions_have_no_loss(clip: ImageTextPretraining) -> N
     trainer = trainer_of()
     trainer.validate(clip, DataLoader([batch], batch_size=None), verbose=False)  # type: ignore[arg-type]
     assert "validation/loss" not in trainer.callback_metrics
+
+
+def test_a_method_without_a_term_that_validates_has_no_loss(compose_tiny: Compose) -> None:
+    module = build_module(compose_tiny("protoclip", "terms.image_text.weight=0.0", "prototype.warmup_episodes=0"))
+    trainer, seen = trainer_of(), Outputs()
+    trainer.callbacks.append(seen)  # type: ignore[attr-defined]
+    trainer.validate(module, DataLoader([evaluation_batch()], batch_size=None), verbose=False)  # type: ignore[arg-type]
+    assert "validation/loss" not in trainer.callback_metrics
+    assert {"features", "prototype"} <= set(seen.outputs[0]["text"])
 
 
 def test_outputs_of_evaluation_are_those_of_towers_and_heads(protoclip: ImageTextPretraining) -> None:

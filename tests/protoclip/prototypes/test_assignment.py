@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from protoclip.prototypes import Clusters, assign_prototypes, back_translate, kmeans
+from protoclip.prototypes.assignment import labelled_clusters, translate_clusters
 
 COUNT, SAMPLES, DIM = 3, 60, 4
 torch_kmeans = partial(kmeans, backend="torch", iterations=10, redo=5)
@@ -177,3 +178,24 @@ def test_mistakes(options: dict[str, Any], message: str) -> None:
 def test_widths_must_be_equal_without_back_translation() -> None:
     with pytest.raises(ValueError, match="widths"):
         assign_prototypes(IMAGE, TEXT[:, :3], COUNT, back_translation=False, cluster=torch_kmeans)
+
+
+def test_a_known_grouping_as_clusters() -> None:
+    labels = torch.tensor([2, 0, 2])
+    found = labelled_clusters(torch.tensor([[1.0, 0.0], [0.0, 4.0], [3.0, 2.0]]), labels, 4)
+    assert found.centroids.tolist() == [[0.0, 4.0], [0.0, 0.0], [2.0, 1.0], [0.0, 0.0]]
+    assert found.counts.tolist() == [1, 0, 2, 0]
+    assert torch.equal(found.labels, labels)
+    assert found.objective == []
+
+
+def test_one_clustering_of_a_teacher_supervises_both_modalities() -> None:
+    teacher = torch.randn(SAMPLES, 7, generator=torch.Generator().manual_seed(8))
+    clusters = {"bert": labelled_clusters(teacher, TEXT_GROUPS, 5)}
+    found = translate_clusters(IMAGE, TEXT, clusters)
+    assert found.clusters == clusters
+    for side, student in ((found.image, IMAGE), (found.text, TEXT)):
+        assert torch.equal(side.labels, TEXT_GROUPS)
+        torch.testing.assert_close(side.prototypes, back_translate(student, TEXT_GROUPS, 5))
+        torch.testing.assert_close(side.centroids, back_translate(teacher, TEXT_GROUPS, 5))
+        assert side.counts.tolist() == [20, 20, 20, 0, 0]

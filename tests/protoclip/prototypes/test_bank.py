@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 import torch
 
-from protoclip.prototypes import Assignment, PrototypeBank
+from protoclip.prototypes import LEFT_OUT, Assignment, PrototypeBank
 from protoclip.prototypes.bank import prototype_count
 
 SIZE, DIM, COUNT = 12, 4, 3
@@ -127,3 +127,75 @@ def test_count(size: int, number: int | None, per_prototype: float | None, count
 def test_refuses_counts_that_do_not_fit(number: int | None, per_prototype: float | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PrototypeBank(SIZE, DIM, num_prototypes=number, images_per_prototype=per_prototype)
+
+
+# Some pairs take no part ---------------------------------------------------------------------------------------------
+PART = torch.tensor([1, 4, 9])
+
+
+def part_of(whole: Assignment, clusters: int = COUNT) -> Assignment:
+    labels = whole.labels[PART] % clusters
+    counts = torch.bincount(labels, minlength=clusters)
+    return Assignment(labels, whole.prototypes[:clusters], whole.centroids[:clusters], counts)
+
+
+def test_pairs_that_take_no_part_are_told_from_those_without_a_label() -> None:
+    written = bank()
+    written.write(0, assignment(0), assignment(1))
+    assert not bool(written.partial)
+    image, text = part_of(assignment(2)), part_of(assignment(3))
+    written.write(1, image, text, PART)
+    assert bool(written.partial)
+    for modality, given in (("image", image), ("text", text)):
+        expected = torch.full((SIZE,), LEFT_OUT)
+        expected[PART] = given.labels
+        assert torch.equal(written.labels(modality, torch.arange(SIZE), 1), expected)
+
+
+def test_fewer_prototypes_than_before_leave_empty_ones() -> None:
+    written = bank()
+    written.write(0, assignment(0), assignment(1))
+    image = part_of(assignment(2), 2)
+    written.write(1, image, image, PART)
+    for name in ("prototypes", "centroids", "counts"):
+        buffer = getattr(written.image, name)
+        assert torch.equal(buffer[:2], getattr(image, name)), name
+        assert not bool(buffer[2:].any()), name
+
+
+def test_a_bank_of_all_positions_is_whole_again() -> None:
+    one, other = bank(), bank()
+    one.write(0, part_of(assignment(2)), part_of(assignment(3)), PART)
+    one.write(1, assignment(0), assignment(1), torch.arange(SIZE))
+    other.write(1, assignment(0), assignment(1))
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+    assert not bool(one.partial)
+
+
+def test_nobody_takes_part() -> None:
+    written = bank()
+    written.write(0, assignment(0), assignment(1))
+    written.leave_out(1)
+    assert bool(written.partial)
+    for modality in ("image", "text"):
+        assert (written.labels(modality, torch.arange(SIZE), 1) == LEFT_OUT).all()
+    with pytest.raises(RuntimeError, match="of block 1, the batch is of block 0"):
+        written.labels("image", torch.tensor([0]), 0)
+
+
+def test_who_takes_part_survives_a_file(tmp_path: Path) -> None:
+    written = bank()
+    written.write(1, part_of(assignment(2)), part_of(assignment(3)), PART)
+    torch.save(written.state_dict(), tmp_path / "bank.pt")
+    loaded = bank()
+    loaded.load_state_dict(torch.load(tmp_path / "bank.pt", weights_only=True), strict=True)
+    assert bool(loaded.partial)
+    assert torch.equal(loaded.labels("text", torch.arange(SIZE), 1), written.labels("text", torch.arange(SIZE), 1))
+
+
+def test_the_teachers_width_may_be_its_own() -> None:
+    written = PrototypeBank(SIZE, DIM, num_prototypes=COUNT, teacher_dim=7)
+    given = assignment(0, 7)
+    written.write(0, given, given)
+    assert torch.equal(written.text.centroids, given.centroids)
+    assert written.image.prototypes.shape == (COUNT, DIM)

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -122,3 +123,72 @@ def test_refuses_another_treatment_of_empty_prototypes() -> None:
     unknown: Any = "drop"
     with pytest.raises(ValueError, match=r"prototype\.empty is zero or mask, not 'drop'"):
         Prototype(empty=unknown)
+
+
+# Some pairs take no part ---------------------------------------------------------------------------------------------
+LABELLED = torch.tensor([0, 3, 5, 9])
+"""Positions with labels; of the batch, the rows 1 and 2."""
+
+
+def partial_inputs(empty: bool = False) -> StepInputs:
+    """The inputs of a batch of which half, or nobody, takes part."""
+    image, text = assignment(0), assignment(1)
+    given = inputs(image, text)
+    bank = given.banks["prototype"]
+    if empty:
+        bank.leave_out(2)
+    else:
+        image, text = (side._replace(labels=side.labels[LABELLED]) for side in (image, text))
+        bank.write(2, image, text, LABELLED)
+    return given
+
+
+@pytest.mark.parametrize("temperature", [0.01, None])
+def test_a_partial_bank_averages_the_labelled_rows(temperature: float | None) -> None:
+    given = partial_inputs()
+    rows, whole = [1, 2], (assignment(0), assignment(1))
+    results = Prototype(target_temperature=temperature)(given)
+    expected = []
+    for side, (key, features), modality in zip(whole, given.features.items(), ("image", "text"), strict=True):
+        labels = side.labels[POSITIONS[rows]]
+        one_by_one = [
+            prototype_loss(
+                features[[row]],
+                side.prototypes,
+                torch.tensor(7.0),
+                labels[[place]],
+                teacher_centroids=side.centroids,
+                target_temperature=temperature,
+            ).item()
+            for place, row in enumerate(rows)
+        ]
+        expected.append(sum(one_by_one) / 2)
+        hits = (given.features[key][rows] @ side.prototypes.T).argmax(dim=1) == labels
+        assert results[f"{modality}_accuracy"].item() == 100 * hits.float().mean().item()
+    assert results["loss"].item() == pytest.approx(sum(expected) / 2, rel=1e-6)
+    results["loss"].backward()
+    for features in given.features.values():
+        assert features.grad is not None
+        assert [bool(row.any()) for row in features.grad] == [False, True, True, False]
+
+
+def test_nobody_who_takes_part_is_a_loss_and_a_gradient_of_zero() -> None:
+    for given in (partial_inputs(empty=True), replace(partial_inputs(), positions=torch.tensor([1, 2, 4, 6]))):
+        results = Prototype()(given)
+        assert {name: value.item() for name, value in results.items()} == {
+            "loss": 0.0,
+            "image_accuracy": 0.0,
+            "text_accuracy": 0.0,
+        }
+        results["loss"].backward()
+        for leaf in (*given.features.values(), given.logit_scales["prototype"]):
+            assert leaf.grad is not None
+            assert not bool(leaf.grad.any())
+
+
+def test_all_who_take_part_are_a_full_bank() -> None:
+    full, part = inputs(assignment(0), assignment(1)), inputs(assignment(0), assignment(1))
+    part.banks["prototype"].write(2, assignment(0), assignment(1), torch.arange(SIZE))
+    part.banks["prototype"].partial.fill_(True)
+    for name, value in Prototype()(full).items():
+        assert torch.equal(Prototype()(part)[name], value), name
