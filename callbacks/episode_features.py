@@ -146,11 +146,14 @@ class RecordedFeatures:
         recorded[torch.from_numpy(positions)] = False
         kept = recorded.nonzero().flatten()
         image, text = self._record.features(indices[kept])
+        captions = torch.zeros_like(kept)
+        if datamodule.teachers:  # nobody else asks, and captions may have to be read from files
+            captions = _integers(datamodule.dataset.caption_number(places[place]) for place in kept.tolist())
         found = EpisodeFeatures(
             image=image,
             text=text,
             indices=indices[kept],
-            captions=_integers(datamodule.dataset.caption_number(places[place]) for place in kept.tolist()),
+            captions=captions,
             classes=_integers(datamodule.train.label(index) for index in indices[kept].tolist()),
             positions=kept,
             episode_size=len(places),

@@ -4,12 +4,10 @@ One step: each view that a term is bound to goes through its tower once, the hea
 term turns the shared features into a loss, and the losses are added with the weights of the current phase.
 """
 
-import copy
 import math
 import random
-from collections.abc import Callable, Iterable, Mapping
-from itertools import chain
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -22,7 +20,8 @@ from protoclip.clock import PhaseClock
 from protoclip.distributed import broadcast_buffers, mean_figures, total
 from protoclip.divergence import check_loss
 from protoclip.evaluation import feature_std, modality_gap
-from protoclip.phases import Phase, check_phases, term_weights
+from protoclip.parts import build_heads, check_parts, named_parts, used_terms
+from protoclip.phases import Phase, term_weights
 from protoclip.prototypes import PrototypeBank
 from protoclip.ranges import NonNegativeFloat
 from protoclip.schedule import parameter_groups
@@ -31,10 +30,8 @@ from protoclip.temperature import Temperature
 from protoclip.terms import FeatureKey, StepInputs, Term, teacher_view
 from protoclip.towers import Towers
 
-TOWER_OUTPUTS = ("pooled", "embedding", "features", "tokens")
 Batch = Mapping[str, Tensor]
 Features = dict[FeatureKey, Tensor]
-M = TypeVar("M", bound=nn.Module)
 
 
 class ImageTextPretraining(pl.LightningModule):
@@ -79,11 +76,11 @@ class ImageTextPretraining(pl.LightningModule):
         self.towers = towers
         towers.image.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster for convolutions, on CPU and GPU alike
         self.phases = dict(phases or {})
-        used = _used(terms, self.phases)
-        _check_names(used, heads=heads or {}, temperatures=temperatures, banks=banks or {})
+        used = used_terms(terms, self.phases)
+        check_parts(used, heads=heads or {}, temperatures=temperatures, banks=banks or {})
         self.terms = nn.ModuleDict(used)
-        self.temperatures = nn.ModuleDict(_those(temperatures, (term.temperatures for term in used.values())))
-        self.banks = nn.ModuleDict(_those(banks or {}, (term.banks for term in used.values())))
+        self.temperatures = nn.ModuleDict(named_parts(temperatures, (term.temperatures for term in used.values())))
+        self.banks = nn.ModuleDict(named_parts(banks or {}, (term.banks for term in used.values())))
         self.optimizer_factory = optimizer
         self.schedule_factory = schedule
         self.weight_decay = weight_decay
@@ -93,20 +90,7 @@ class ImageTextPretraining(pl.LightningModule):
         self._validation_sums = torch.zeros(0, 2)
         self.required = tuple(dict.fromkeys(key for term in used.values() for key in term.required))
         self.returned: tuple[FeatureKey, ...] = ()
-        self.heads = self._build_heads(heads or {})
-
-    def _build_heads(self, heads: Mapping[str, Callable[[int], nn.Module]]) -> nn.ModuleDict:
-        """One head per name and tower that some term asks for."""
-        result = nn.ModuleDict()
-        for name, build in heads.items():
-            towers = {key.tower for key in self.required if key.output == name}
-            widths = {tower: int(getattr(self.towers, tower).embed_dim) for tower in sorted(towers, reverse=True)}
-            pair: dict[str, nn.Module] = {}
-            for tower, width in widths.items():
-                twin = next((other for other in pair if widths[other] == width), None)
-                pair[tower] = copy.deepcopy(pair[twin]) if twin else build(width)
-            result[name] = nn.ModuleDict(pair)
-        return result
+        self.heads = build_heads(heads or {}, towers, self.required)
 
     @property
     def required_teachers(self) -> set[str]:
@@ -300,30 +284,6 @@ class ImageTextPretraining(pl.LightningModule):
 
 def _full_precision(value: Tensor) -> Tensor:
     return value.float() if value.dtype in {torch.float16, torch.bfloat16} else value
-
-
-def _used(terms: Mapping[str, Term], phases: Mapping[str, Phase]) -> dict[str, Term]:
-    """The terms with a weight, of their own or in some phase."""
-    weights = {name: term.weight for name, term in terms.items()}
-    check_phases(weights, phases)
-    given = [weights, *(phase.weights for phase in phases.values())]
-    return {name: term for name, term in terms.items() if any(weights.get(name) for weights in given)}
-
-
-def _check_names(terms: Mapping[str, Term], **parts: Mapping[str, object]) -> None:
-    """Refuse terms that name a head, temperature or bank that there is not."""
-    for name, term in terms.items():
-        outputs = {key.output for key in term.required} - set(TOWER_OUTPUTS)
-        wanted = {"heads": outputs, "temperatures": set(term.temperatures), "banks": set(term.banks)}
-        for kind, names in wanted.items():
-            if missing := names - set(parts[kind]):
-                raise ValueError(f"term {name} needs {kind}.{', '.join(sorted(missing))}, which is not configured")
-
-
-def _those(parts: Mapping[str, M], names: Iterable[Iterable[str]]) -> dict[str, M]:
-    """The parts that somebody names, in their order."""
-    named = set(chain.from_iterable(names))
-    return {name: part for name, part in parts.items() if name in named}
 
 
 def _untrained(term: Term, inputs: StepInputs) -> Tensor:

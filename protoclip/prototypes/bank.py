@@ -13,6 +13,10 @@ LEFT_OUT = -2
 """Label of a position that takes no part, such as a pair without a recorded feature."""
 
 
+ABSENT = -1
+"""Count of a prototype that there is not, because the labelled samples are too few for K."""
+
+
 class PrototypeSide(nn.Module):
     """The prototypes that supervise one modality's features. All state is in persistent buffers of final shape."""
 
@@ -34,7 +38,7 @@ class PrototypeSide(nn.Module):
         self.labels[slice(None) if positions is None else positions] = assignment.labels.to(self.labels.device)
         for name in ("prototypes", "centroids", "counts"):
             found = getattr(assignment, name)
-            buffer: Tensor = getattr(self, name).zero_()
+            buffer: Tensor = getattr(self, name).fill_(ABSENT if name == "counts" else 0)
             buffer[: len(found)].copy_(found)
 
 

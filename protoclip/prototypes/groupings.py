@@ -68,6 +68,11 @@ class Grouping(ABC):
             phase: context manager that times ``clustering`` and ``back_translation``.
         """
 
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """Names of the external teachers that it asks."""
+        return ()
+
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to go on in the same way."""
         return {}
@@ -164,9 +169,13 @@ class TeacherClusters(Grouping):
                     everything = torch.from_numpy(np.array(cache.features, dtype=np.float32))
                     self._row_labels = self.cluster(everything, num_prototypes, seed=seed).labels
                 labels = self._row_labels[cache.row_numbers(features.indices, features.captions)].long()
-                clusters = labelled_clusters(teacher_features, labels, int(self._row_labels.max()) + 1)
+                clusters = labelled_clusters(teacher_features, labels, num_prototypes)
         with phase("back_translation"):
             return translate_clusters(features.image, features.text, {self.teacher: clusters})
+
+    @property
+    def teachers(self) -> tuple[str, ...]:  # noqa: D102
+        return (self.teacher,)
 
     def state_dict(self) -> dict[str, Any]:
         """The corpus' labels, once they are there."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from protoclip.distributed import total, world_size
 from protoclip.losses import prototype_loss
-from protoclip.prototypes import LEFT_OUT, PrototypeSide
+from protoclip.prototypes import ABSENT, LEFT_OUT
 from protoclip.ranges import PositiveFloat
 from protoclip.terms.base import FeatureKey, StepInputs, Term
 
@@ -64,42 +64,44 @@ class Prototype(Term):
         return (self.bank,)
 
     def forward(self, inputs: StepInputs) -> dict[str, Tensor]:  # noqa: D102
-        bank = inputs.banks[self.bank]
-        results = {}
-        losses = []
-        # Nothing to gather: prototypes are constants and every process has them all, so rows do not meet each other.
-        for modality, key in self.keys.items():
-            labels = bank.labels(modality, inputs.positions, inputs.block)
-            student = inputs.features[key]
-            share = torch.ones(())
-            if bool(bank.partial):
-                student, labels, share = _taking_part(student, labels)
-            if len(labels):
-                losses.append(share * self._loss(student, bank.side(modality), inputs, labels))
-                results[f"{modality}_accuracy"] = share * _accuracy(student, bank.side(modality).prototypes, labels)
-            else:
-                losses.append(0.0 * (inputs.features[key].sum() + inputs.logit_scales[self.temperature]))
-                results[f"{modality}_accuracy"] = torch.zeros(())
+        losses, results = [], {}
+        for modality in self.keys:
+            loss, results[f"{modality}_accuracy"] = self._discriminate(modality, inputs)
+            losses.append(loss)
         return {"loss": torch.stack(losses).mean(), **results}
 
-    def _loss(self, student: Tensor, side: PrototypeSide, inputs: StepInputs, labels: Tensor) -> Tensor:
-        return prototype_loss(
+    def _discriminate(self, modality: str, inputs: StepInputs) -> tuple[Tensor, Tensor]:
+        """Loss and accuracy of one modality.
+
+        Nothing to gather: prototypes are constants and every process has them all, so rows do not meet each other.
+        """
+        bank, student = inputs.banks[self.bank], inputs.features[self.keys[modality]]
+        scale = inputs.logit_scales[self.temperature]
+        labels, side = bank.labels(modality, inputs.positions, inputs.block), bank.side(modality)
+        share, valid = torch.ones(()), side.counts > 0 if self.empty == "mask" else None
+        if bool(bank.partial):
+            kept = labels != LEFT_OUT
+            student, labels, share = student[kept], labels[kept], _share(kept)
+            valid = side.counts != ABSENT if valid is None else valid
+            if not len(labels):
+                return 0.0 * (student.sum() + scale), torch.zeros(())
+        loss = prototype_loss(
             student,
             side.prototypes,
-            inputs.logit_scales[self.temperature],
+            scale,
             labels,
             teacher_centroids=side.centroids if self.target_temperature is not None else None,
             target_temperature=self.target_temperature,
-            valid=side.counts > 0 if self.empty == "mask" else None,
+            valid=valid,
         )
+        return share * loss, share * _accuracy(student, side.prototypes, labels)
 
 
-def _taking_part(student: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The labelled rows, and what their local mean weighs in the mean over all processes' labelled rows."""
-    kept = labels != LEFT_OUT
+def _share(kept: Tensor) -> Tensor:
+    """What the local mean over rows weighs in the mean over the kept rows of all processes."""
     count = kept.sum()
-    everywhere = total(count, labels.device) if world_size() > 1 else count
-    return student[kept], labels[kept], count * world_size() / everywhere.clamp(min=1)
+    everywhere = total(count, kept.device) if world_size() > 1 else count
+    return count * world_size() / everywhere.clamp(min=1)
 
 
 @torch.no_grad()

@@ -100,7 +100,9 @@ class Watch(Callback):
         self.visits: dict[int, tuple[int, Tensor]] = {}
         self.outputs: dict[str, Tensor] = {}
         self.grouping = self.refresh.groupings["prototype"]
-        self.refresh.groupings["prototype"] = Mock(side_effect=self.group, **{"state_dict.return_value": {}})
+        self.refresh.groupings["prototype"] = Mock(
+            side_effect=self.group, teachers=(), **{"state_dict.return_value": {}}
+        )
 
     def group(self, features: EpisodeFeatures, *arguments: Any, **options: Any) -> Prototypes:
         self.episodes[-1].given = features

@@ -192,3 +192,13 @@ def test_all_who_take_part_are_a_full_bank() -> None:
     part.banks["prototype"].partial.fill_(True)
     for name, value in Prototype()(full).items():
         assert torch.equal(Prototype()(part)[name], value), name
+
+
+@pytest.mark.parametrize("temperature", [0.5, None])
+def test_prototypes_that_there_are_not_take_no_part(temperature: float | None) -> None:
+    few, given = partial_inputs(), partial_inputs()
+    bank = PrototypeBank(SIZE, DIM, num_prototypes=COUNT + 5)
+    image, text = (side._replace(labels=side.labels[LABELLED]) for side in (assignment(0), assignment(1)))
+    bank.write(2, image, text, LABELLED)
+    term = Prototype(target_temperature=temperature)
+    assert torch.allclose(term(replace(given, banks={"prototype": bank}))["loss"], term(few)["loss"])

@@ -1,0 +1,72 @@
+"""The parts that a sum of terms is made of: the terms that count, and the heads, temperatures and banks they name."""
+
+import copy
+from collections.abc import Callable, Collection, Iterable, Mapping
+from itertools import chain
+from typing import TypeVar
+
+from torch import nn
+
+from protoclip.phases import Phase, check_phases
+from protoclip.terms import FeatureKey, Term
+
+TOWER_OUTPUTS = ("pooled", "embedding", "features", "tokens")
+M = TypeVar("M", bound=nn.Module)
+
+
+def used_terms(terms: Mapping[str, Term], phases: Mapping[str, Phase]) -> dict[str, Term]:
+    """The terms with a weight, of their own or in some phase.
+
+    Raises:
+        ValueError: no term has one, see ``check_phases``.
+    """
+    weights = {name: term.weight for name, term in terms.items()}
+    check_phases(weights, phases)
+    given = [weights, *(phase.weights for phase in phases.values())]
+    return {name: term for name, term in terms.items() if any(weights.get(name) for weights in given)}
+
+
+def check_parts(terms: Mapping[str, Term], **parts: Mapping[str, object]) -> None:
+    """Refuse terms that name a head, temperature or bank that there is not.
+
+    Args:
+        terms: by name.
+        parts: ``heads``, ``temperatures`` and ``banks``, each by name.
+
+    Raises:
+        ValueError: with the part that is missing.
+    """
+    for name, term in terms.items():
+        outputs = {key.output for key in term.required} - set(TOWER_OUTPUTS)
+        wanted = {"heads": outputs, "temperatures": set(term.temperatures), "banks": set(term.banks)}
+        for kind, names in wanted.items():
+            if missing := names - set(parts[kind]):
+                raise ValueError(f"term {name} needs {kind}.{', '.join(sorted(missing))}, which is not configured")
+
+
+def named_parts(parts: Mapping[str, M], names: Iterable[Iterable[str]]) -> dict[str, M]:
+    """The parts that somebody names, in their order."""
+    named = set(chain.from_iterable(names))
+    return {name: part for name, part in parts.items() if name in named}
+
+
+def build_heads(
+    heads: Mapping[str, Callable[[int], nn.Module]], towers: nn.Module, required: Collection[FeatureKey]
+) -> nn.ModuleDict:
+    """One head per name and tower that some term asks for, those of equal widths from the same initial weights.
+
+    Args:
+        heads: by name, a function from the width of a tower's embedding.
+        towers: with the towers ``image`` and ``text``.
+        required: the features that the terms read.
+    """
+    result = nn.ModuleDict()
+    for name, build in heads.items():
+        asked = sorted({key.tower for key in required if key.output == name}, reverse=True)
+        widths = {tower: int(getattr(towers, tower).embed_dim) for tower in asked}
+        pair: dict[str, nn.Module] = {}
+        for tower, width in widths.items():
+            twin = next((other for other in pair if widths[other] == width), None)
+            pair[tower] = copy.deepcopy(pair[twin]) if twin else build(width)
+        result[name] = nn.ModuleDict(pair)
+    return result
