@@ -160,7 +160,7 @@ class TeacherClusters(Grouping):
                 clusters = self.cluster(teacher_features, features.share_of(num_prototypes), seed=seed)
             else:
                 if self._row_labels is None:
-                    everything = torch.from_numpy(cache.features[:]).float()
+                    everything = torch.tensor(cache.features)
                     self._row_labels = self.cluster(everything, num_prototypes, seed=seed).labels
                 labels = self._row_labels[cache.row_numbers(features.indices, features.captions)].long()
                 clusters = labelled_clusters(teacher_features, labels, int(self._row_labels.max()) + 1)
