@@ -75,17 +75,6 @@ class PrototypeRefresh(Callback):
         if self.recorded and stage == "fit" and self._present(pl_module):
             pl_module.returned = self._keys(pl_module)
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Look for the teachers.
-
-        Raises:
-            ValueError: one has no cache.
-        """
-        assert isinstance(pl_module, ImageTextPretraining)
-        for name in self._present(pl_module):
-            if missing := set(self.groupings[name].teachers) - set(_data(trainer).teachers):
-                raise ValueError(f"term {name} learns from the teacher {', '.join(missing)}: add teacher=NAME")
-
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the record."""
         assert isinstance(pl_module, ImageTextPretraining)

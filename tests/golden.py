@@ -20,15 +20,20 @@ from pytorch_lightning.callbacks import Callback
 from datamodules.sources import PairSource
 from protoclip.cli.build import build_datamodule, build_module, build_trainer, find_run
 from tests.conftest import TINY, TINY_PROTOTYPES
+from tests.teachers import DIM, fill_caches
 
 FILE = Path(__file__).with_suffix(".json")
-METHODS = ("clip", "protoclip")
+METHODS = ("clip", "protoclip", "teacher", "distillation")
 STEPS = 10
 """Of 12: three episodes of four, InfoNCE alone in the first, prototypes renewed before the second and the third."""
 
+PROTOTYPES = (*TINY_PROTOTYPES, "prototype.kmeans.backend=torch")  # FAISS' sums depend on the CPU
+TEACHER = ("teacher=minilm", "teachers.minilm.dims=null", f"banks.minilm.teacher_dim={DIM}")  # and so does a PCA
 OPTIONS = {
     "clip": (),
-    "protoclip": (*TINY_PROTOTYPES, "prototype.kmeans.backend=torch"),  # FAISS' sums depend on the CPU
+    "protoclip": PROTOTYPES,
+    "teacher": (*PROTOTYPES, *TEACHER),
+    "distillation": (*PROTOTYPES, *TEACHER),
 }
 SETTING = (
     *TINY,
@@ -88,7 +93,7 @@ def losses(method: str) -> list[float]:
     torch.set_num_threads(1)
     try:
         with TemporaryDirectory() as folder:
-            return _train([f"method={method}", f"runs={folder}", *SETTING, *OPTIONS[method]])
+            return _train([f"method={method}", f"runs={folder}", f"teacher.cache={folder}", *SETTING, *OPTIONS[method]])
     finally:
         torch.set_num_threads(threads)
 
@@ -96,7 +101,7 @@ def losses(method: str) -> list[float]:
 def _train(words: list[str]) -> list[float]:
     with initialize_config_module("conf", version_base="1.3"):
         config = compose("config", overrides=words)
-    datamodule = build_datamodule(config)
+    datamodule = build_datamodule(fill_caches(config))
     find_run(config, datamodule)
     trainer = build_trainer(config, datamodule)
     recorder = Losses()

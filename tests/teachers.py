@@ -1,4 +1,4 @@
-"""A teacher of arithmetic and a corpus in memory, for tests that need no real model."""
+"""Teachers of arithmetic, a corpus in memory, and caches of composed configs, for tests that need no real model."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -6,8 +6,12 @@ from typing import Any, ClassVar
 from zlib import crc32
 
 import torch
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from protoclip.cli.teacher import Parts
+from protoclip.cli.translate import translate
+from protoclip.instantiate import instantiate
 from protoclip.teachers import Encoder, TeacherCache
 from protoclip.teachers.encode import Sample, encode_corpus
 from protoclip.teachers.encoders import Kind
@@ -58,3 +62,30 @@ def make(cache: TeacherCache, corpus: Sequence[Sample] = CORPUS, *, name: str = 
 def hashed(folder: Path, dims: int | None = None, model: str = "hashes") -> TeacherCache:
     """The cache of the teacher in a folder."""
     return TeacherCache(str(folder), name="hashed", encoder=Hashes(model), dims=dims)
+
+
+class Double(Hashes):
+    """Noise in the place of an encoder's features, whose weights nobody has to load."""
+
+    def __init__(self, encoder: Encoder, width: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.width = width
+
+    def describe(self) -> dict[str, Any]:
+        """As the encoder."""
+        return self.encoder.describe()
+
+    def _encode(self, items: Sequence[Any]) -> Tensor:
+        return torch.randn(len(items), self.width, generator=torch.Generator().manual_seed(crc32(items[0].encode())))
+
+
+def fill_caches(config: DictConfig) -> DictConfig:
+    """Finish the caches that a composed config reads, of its own corpus; returns the config."""
+    data = translate(config)["data"]
+    parts = instantiate(Parts, {name: data[name] for name in ("train", "teachers")}, "data")
+    for cache in parts.teachers.values():
+        text, cache.encoder = cache.kind == "text", Double(cache.encoder, cache.dims or DIM)
+        items = [parts.train.captions(pair) if text else [f"{pair}"] for pair in range(len(parts.train))]
+        make(cache, items, name=parts.train.fingerprint, batch_size=64)
+    return config

@@ -12,9 +12,17 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.strategies import DDPStrategy
 
 from callbacks.evaluation import Evaluation
-from protoclip.cli.build import build_datamodule, build_module, build_trainer, check_views, find_run
+from protoclip.cli.build import (
+    build_datamodule,
+    build_module,
+    build_trainer,
+    check_teachers,
+    check_views,
+    find_run,
+)
 from protoclip.cli.translate import leaves, translate
-from tests.conftest import Compose
+from tests.conftest import TINY, Compose
+from tests.teachers import fill_caches
 
 CONF = Path(__file__).parent.parent / "conf"
 OPTIONS = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.rglob("*.yaml"))
@@ -22,6 +30,7 @@ PAPERS = {"recipe/paper", "recipe/upstream"}
 PAPERS |= {option for option in OPTIONS if option.startswith(("experiment/cc2.5m", "experiment/yfcc"))}
 """At sizes that no test builds."""
 NEEDS_DATA = {option for option in OPTIONS if "flickr8k" in option}
+NEEDS_TEACHER = {"method/teacher", "method/distillation"}
 GROUPS = {
     *("callbacks", "compare", "data", "distillation", "evaluation", "experiment", "logger"),
     *("method", "optimizer", "recipe", "teacher", "towers", "trainer", "views"),
@@ -35,6 +44,8 @@ def words_of(option: str, manifest: Path) -> list[str]:
     words = [f"{group}={name}"]
     if (name in {"manifest", "shards"} and group == "data") or (option in PAPERS and group == "experiment"):
         words.append(f"data.path={manifest}")
+    if option in NEEDS_TEACHER or group == "distillation":
+        words.append("teacher=minilm")
     return words
 
 
@@ -75,16 +86,19 @@ def test_every_yaml_composes_and_instantiates(
     if (option in {"trainer/gpu", "trainer/ddp"} or option in PAPERS) and not torch.cuda.is_available():
         words.append("trainer.accelerator=cpu")  # Lightning refuses a GPU that is not there
     with initialize_config_module("conf", version_base="1.3"):
-        config = compose("config", overrides=[*words, f"runs={tmp_path}"])
+        config = compose("config", overrides=[*words, f"runs={tmp_path}", f"teacher.cache={tmp_path}/teachers"])
     if option in {"data/manifest", "data/shards"} | PAPERS:
         config.episode.size = config.batch_size = 1
         if "prototype" in config:
             config.prototype.images_per_prototype = 1
-    datamodule = build_datamodule(config)
+    for teacher in config.teachers.values():
+        teacher.dims = 1  # as many as there are captions in the smallest corpus
+    datamodule = build_datamodule(fill_caches(config))
     module = build_module(config)
     check_views(module, datamodule)
     find_run(config, datamodule)
     trainer = build_trainer(config, datamodule)
+    check_teachers(module, datamodule, trainer.callbacks)  # type: ignore[attr-defined]
     assert trainer.max_epochs is not None
     assert trainer.max_epochs >= 1
     evaluation = next(callback for callback in trainer.callbacks if isinstance(callback, Evaluation))  # type: ignore[attr-defined]
@@ -135,6 +149,22 @@ def test_arms_of_the_demo_differ_in_prototypes_alone() -> None:
     assert others == {"method", "name"}
     assert all(clip.get(key) == {} for key in empty)
     assert any("prototype" in key for key in keys)
+
+
+def test_every_arm_of_the_comparison_on_scenes_is_a_model() -> None:
+    tiny = [word for word in TINY if word not in {"episode.size=32", "data.num_pairs=64"}]
+    words = ["experiment=scenes_comparison", *tiny, "episode.size=64", "data.num_pairs=64"]
+    with initialize_config_module("conf", version_base="1.3"):
+        arms = compose("config", overrides=words).compare.arms
+        configs = {name: compose("config", overrides=[*words, *arm.overrides]) for name, arm in arms.items()}
+    terms = {}
+    for name, config in configs.items():
+        module = build_module(config)
+        assert module.required_teachers <= set(config.teachers), name
+        terms[name] = {*module.terms} - {"image_text"}
+    others = {"clip": set(), "clip_equal_cost": set(), "with_teacher": {"prototype", "minilm"}}
+    others |= {"teacher": {"minilm"}, "distillation": {"distillation"}}
+    assert terms == {name: {"prototype"} for name in arms} | others
 
 
 def test_both_towers_start_from_the_same_weights(compose_tiny: Compose) -> None:

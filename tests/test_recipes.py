@@ -16,6 +16,7 @@ from protoclip.instantiate import instantiate
 from protoclip.prototypes import PrototypeBank
 from protoclip.schedule import WarmupCosine
 from tests.conftest import TINY, TINY_PROTOTYPES
+from tests.teachers import fill_caches
 from tests.tiny import build
 
 CORPORA = {"cc2.5m_protoclip": 2_500_000, "cc2.5m_clip": 2_500_000, "yfcc_protoclip": 14_000_000}
@@ -104,14 +105,25 @@ def test_numbers_of_an_experiment(
 def test_prototypes_of_the_experiments() -> None:
     for experiment in ("cc2.5m_protoclip", "yfcc_protoclip"):
         config = composed(f"experiment={experiment}", "data.path=pairs.tsv")
-        settings = check_settings(config)["model"]["banks"]["prototype"]["init_args"]
-        assert instantiate(PrototypeBank, settings, "bank").num_prototypes == 20_000
+        settings = check_settings(config)
+        model, refresh = settings["model"], settings["trainer"]["callbacks"]
+        assert model["terms"].keys() == {"image_text", "prototype", "roberta_large"}
+        assert [term["init_args"]["weight"] for term in model["terms"].values()] == [1.0, 1.0, 1.0]
+        assert model["banks"].keys() == {"prototype", "roberta_large"}
+        for bank in model["banks"].values():
+            assert instantiate(PrototypeBank, bank["init_args"], "bank").num_prototypes == 20_000
+        (groupings,) = (
+            callback["init_args"]["groupings"] for callback in refresh if "groupings" in callback["init_args"]
+        )
+        teacher = groupings["roberta_large"]["init_args"]
+        assert (teacher["teacher"], teacher["scope"]) == ("roberta_large", "episode")
+        assert teacher["cluster"] == groupings["prototype"]["init_args"]["cluster"]
         assert (config.prototype.kmeans.redo, config.prototype.kmeans.iterations) == (3, 20)
         assert (config.prototype.target_temperature, config.heads.prototype.out_dim) == (0.01, 128)
 
 
 def test_clip_and_protoclip_differ_in_the_method_alone_under_matched() -> None:
-    words = ("experiment=cc2.5m_protoclip", "recipe=matched", "data.path=pairs.tsv")
+    words = ("experiment=cc2.5m_protoclip", "recipe=matched", "teacher=[]", "data.path=pairs.tsv")
     clip, protoclip = (plain(composed(*words, f"method={method}")) for method in ("clip", "protoclip"))
     for part in ("datamodule", "trainer", "optimizer", "run", "episode", "towers"):
         assert clip[part] == protoclip[part], part
@@ -138,8 +150,9 @@ def test_an_experiment_trains(experiment: str, manifest: Path, tmp_path: Path) -
     smaller = [word for word in TINY if not word.startswith(omitted)]
     smaller += ["towers.name=small-resnet", "episode.size=16", "run.epochs=3", "num_workers=0", f"data.path={manifest}"]
     smaller += ["trainer.devices=1", "trainer.precision=32-true", "trainer.sync_batchnorm=false", f"runs={tmp_path}"]
-    smaller += TINY_PROTOTYPES if "protoclip" in experiment else ()
-    parts = build(composed(f"experiment={experiment}", *smaller)).fit()
+    if "protoclip" in experiment:
+        smaller += [*TINY_PROTOTYPES, "teachers.roberta_large.dims=4", f"teacher.cache={tmp_path}"]
+    parts = build(fill_caches(composed(f"experiment={experiment}", *smaller))).fit()
     assert parts.trainer.global_step == 6
     locks = any(isinstance(callback, LockedImageTuning) for callback in parts.callbacks)
     assert parts.module.image_locked_from == (2 if locks else None)

@@ -14,6 +14,7 @@ from torch import Tensor
 from protoclip.cli.build import build_datamodule, build_module, build_trainer, find_run
 from protoclip.module import ImageTextPretraining
 from tests.conftest import Compose
+from tests.teachers import fill_caches
 from tests.tiny import locked
 
 METHODS = ("clip", "protoclip")
@@ -123,6 +124,29 @@ def test_resume_before_at_and_after_the_lock_of_the_image_tower(compose_tiny: Co
         assert torch.equal(torch.stack(first.losses + second.losses), torch.stack(whole.losses))
         assert_equal(state(resumed), state(last))
         assert metrics(resumed) == metrics(last)
+
+
+@pytest.mark.parametrize(
+    ("scope", "form", "workers"),
+    [("episode", "affinity", 2), ("corpus", "feature", 0)],
+)
+def test_resume_with_a_teachers_prototypes_and_distillation(
+    compose_tiny: Compose, tmp_path: Path, scope: str, form: str, workers: int
+) -> None:
+    teacher = ("teacher=minilm", "teachers.minilm.dims=6", f"teacher.scope={scope}", f"distillation={form}")
+    words = logging(*teacher, f"teacher.cache={tmp_path}", "run.episodes=3")
+    words += ["prototype.warmup_episodes=0"]  # the corpus' labels are of the first episode
+    whole, last = run(fill_caches(compose_tiny("protoclip", *words, runs=tmp_path / "whole")))
+    words += [f"num_workers={workers}"]
+    runs = tmp_path / "stopped"
+    first, checkpoint = run(compose_tiny("protoclip", *words, runs=runs), stop_after=2)
+    second, resumed = run(compose_tiny("protoclip", *words, runs=runs), resume=checkpoint)
+    assert first.samples + second.samples == whole.samples
+    assert torch.equal(torch.stack(first.losses + second.losses), torch.stack(whole.losses))
+    assert_equal(state(resumed), state(last))
+    assert metrics(resumed) == metrics(last)
+    assert "train/minilm_loss" in metrics(last)
+    assert "train/distillation_loss" in metrics(last)
 
 
 def metrics(checkpoint: Path) -> str:

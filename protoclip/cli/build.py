@@ -2,7 +2,7 @@
 
 import atexit
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +15,22 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import Callback
 
+from callbacks.prototype_refresh import PrototypeRefresh
 from datamodules.datamodule import ImageTextDataModule
 from datamodules.episodes import episode_count, local_batch_size
 from datamodules.sources import Pictures
 from protoclip.cli.explain import explain
 from protoclip.cli.translate import origin, place, translate
 from protoclip.distributed import leave
+from protoclip.heads import LinearHead, ProjectionHead
 from protoclip.instantiate import SettingsError, check, instantiate
 from protoclip.module import ImageTextPretraining
+from protoclip.prototypes import PrototypeBank, TeacherClusters
 from protoclip.ranges import PositiveFloat, PositiveInt
 from protoclip.runs import Run, config_hash
+from protoclip.terms import FeatureDistillation, Prototype
 
 
 @dataclass
@@ -110,8 +115,46 @@ def check_views(module: ImageTextPretraining, datamodule: ImageTextDataModule) -
                 f"the method reads the {tower} view {view!r}, and views makes {', '.join(sorted(made[tower]))}: "
                 f"choose other views, or bind the term to one of these"
             )
-    if missing := module.required_teachers - set(datamodule.teachers):
-        raise ValueError(f"the method reads the teacher {', '.join(sorted(missing))}: add teacher=NAME")
+
+
+def check_teachers(
+    module: ImageTextPretraining, datamodule: ImageTextDataModule, callbacks: Iterable[Callback]
+) -> None:
+    """Refuse what learns from no teacher, from one that is not there, or from one of another width.
+
+    Raises:
+        ValueError: with the option to set.
+    """
+    refreshes = [callback for callback in callbacks if isinstance(callback, PrototypeRefresh)]
+    if refreshes and not module.banks and not module.required_teachers:
+        raise ValueError("no term learns from prototypes or a teacher: add teacher=NAME, or choose method=clip")
+    widths = [*_widths(module, refreshes)]
+    wanted = module.required_teachers | {teacher for _, teacher, _ in widths}
+    if missing := sorted(wanted - set(datamodule.teachers)):
+        chosen = f"set distillation.teacher={next(iter(datamodule.teachers))}, or " if datamodule.teachers else ""
+        raise ValueError(f"the method reads the teacher {', '.join(missing)}: {chosen}add teacher={missing[0]}")
+    for option, teacher, width in widths:
+        dim = datamodule.teachers[teacher].dim
+        if width != dim:
+            raise ValueError(f"{option}={width}: the teacher {teacher} gives {dim} features: set {option}={dim}")
+
+
+def _widths(module: ImageTextPretraining, refreshes: Iterable[PrototypeRefresh]) -> Iterator[tuple[str, str, int]]:
+    """What is as wide as a teacher's features: the option that says so, the teacher, and the width."""
+    for refresh in refreshes:
+        for name, grouping in refresh.groupings.items():
+            if isinstance(grouping, TeacherClusters) and name in module.terms:
+                term = module.terms[name]
+                assert isinstance(term, Prototype)
+                bank = module.banks[term.bank]
+                assert isinstance(bank, PrototypeBank)
+                yield f"banks.{term.bank}.teacher_dim", grouping.teacher, bank.image.centroids.shape[1]
+    for term in module.terms.values():
+        if isinstance(term, FeatureDistillation):
+            for key in term.keys:
+                head = module.heads.get_submodule(f"{key.output}.{key.tower}")
+                assert isinstance(head, LinearHead | ProjectionHead)
+                yield f"{key.output}.dims", term.teacher, head.out_dim
 
 
 def build_trainer(config: DictConfig, datamodule: ImageTextDataModule) -> pl.Trainer:

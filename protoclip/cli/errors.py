@@ -9,10 +9,10 @@ import sys
 from collections.abc import Callable
 
 from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from protoclip.cli.compose import known_options
-from protoclip.cli.explain import explain_hydra
+from protoclip.cli.explain import explain_hydra, explain_interpolation
 from protoclip.messages import one_line, raised_in
 
 PACKAGES = ("protoclip", "datamodules", "callbacks")
@@ -47,6 +47,8 @@ def told(error: BaseException) -> str | None:
     """The one line for a mistake, None for a fault of the program."""
     if isinstance(error, HydraException):
         return explain_hydra(error, known_options())
+    if isinstance(error, InterpolationKeyError):
+        return explain_interpolation(error)
     if isinstance(error, OmegaConfBaseException):
         return _environment(str(error).strip().splitlines()[0])
     if isinstance(error, OSError) and error.errno in REFUSALS:

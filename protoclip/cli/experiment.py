@@ -26,6 +26,7 @@ from protoclip.cli.build import (
     build_module,
     build_trainer,
     check_settings,
+    check_teachers,
     check_views,
     find_run,
     prepare_processes,
@@ -90,6 +91,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         check_views(self.module, self.datamodule)
+        check_teachers(self.module, self.datamodule, self.trainer.callbacks)  # type: ignore[attr-defined]
         prepare_processes(self.trainer, self.datamodule)
         try:
             self.module.optimizer_factory([{"params": [torch.nn.Parameter(torch.zeros(()))]}])

@@ -9,6 +9,7 @@ from typing import Any
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError
 
 from protoclip.cli.translate import PLACES, nodes, origin
 
@@ -148,6 +149,19 @@ def _siblings(resolved: Any, path: Sequence[str]) -> list[str]:
         node = node[int(part)] if isinstance(node, list) else node.get(part, {})
     target = _CLASSES.get(".".join(path[:-1])) or (node.get("_target_") if isinstance(node, dict) else None)
     return list(signature(get_object(target)).parameters) if target else list(node)
+
+
+def explain_interpolation(error: InterpolationKeyError) -> str:
+    """One line for OmegaConf's several, about an option that takes its value from one that there is not.
+
+    Args:
+        error: while resolving.
+    """
+    wanted = str(error).split("'")[1]
+    mend = "give it a value of its own"
+    if "prototype" in wanted.split("."):  # of teachers, whose terms stand on those of method=protoclip
+        mend = "choose method=protoclip, method=teacher or method=distillation, or leave teacher out by teacher=[]"
+    return f"{error.full_key} takes the value of {wanted}, which there is not: {mend}"
 
 
 def explain_hydra(error: HydraException, known: Iterable[str]) -> str:

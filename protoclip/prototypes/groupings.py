@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,11 +66,6 @@ class Grouping(ABC):
             seed: of this episode's clusterings.
             phase: context manager that times ``clustering`` and ``back_translation``.
         """
-
-    @property
-    def teachers(self) -> tuple[str, ...]:
-        """Names of the external teachers that it asks."""
-        return ()
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to go on in the same way."""
@@ -166,16 +160,12 @@ class TeacherClusters(Grouping):
                 clusters = self.cluster(teacher_features, features.share_of(num_prototypes), seed=seed)
             else:
                 if self._row_labels is None:
-                    everything = torch.from_numpy(np.array(cache.features, dtype=np.float32))
+                    everything = torch.tensor(cache.features)
                     self._row_labels = self.cluster(everything, num_prototypes, seed=seed).labels
                 labels = self._row_labels[cache.row_numbers(features.indices, features.captions)].long()
                 clusters = labelled_clusters(teacher_features, labels, num_prototypes)
         with phase("back_translation"):
             return translate_clusters(features.image, features.text, {self.teacher: clusters})
-
-    @property
-    def teachers(self) -> tuple[str, ...]:  # noqa: D102
-        return (self.teacher,)
 
     def state_dict(self) -> dict[str, Any]:
         """The corpus' labels, once they are there."""

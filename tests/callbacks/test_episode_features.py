@@ -100,8 +100,8 @@ class Watch(Callback):
         self.visits: dict[int, tuple[int, Tensor]] = {}
         self.outputs: dict[str, Tensor] = {}
         self.grouping = self.refresh.groupings["prototype"]
-        state = {"state_dict.return_value": {}}
-        self.refresh.groupings["prototype"] = Mock(side_effect=self.group, teachers=(), **state)
+        state: dict[str, Any] = {"state_dict.return_value": {}}
+        self.refresh.groupings["prototype"] = Mock(side_effect=self.group, **state)
 
     def group(self, features: EpisodeFeatures, *arguments: Any, **options: Any) -> Prototypes:
         self.episodes[-1].given = features

@@ -16,7 +16,7 @@ from datamodules.datamodule import ImageTextDataModule
 from datamodules.episodes import SampleKey
 from protoclip.checkpoints import read_checkpoint
 from protoclip.module import ImageTextPretraining
-from protoclip.prototypes import Clusters, PrototypeBank, StudentClusters, TeacherClusters, kmeans
+from protoclip.prototypes import Clusters, PrototypeBank, StudentClusters, kmeans
 from protoclip.seeds import derive_seed
 from tests.gloo import Pool
 from tests.tiny import Built, build, tiny_config
@@ -298,13 +298,6 @@ def test_refuses_terms_that_read_other_features(tmp_path: Path, other: str) -> N
         refresh.setup(built.trainer, built.module, "fit")
     del refresh.groupings["fine"]
     refresh.setup(built.trainer, built.module, "fit")
-
-
-def test_refuses_a_teacher_without_a_cache(tmp_path: Path) -> None:
-    built = build(tiny_config(tmp_path, "protoclip"))
-    refresh_of(built).groupings["prototype"] = TeacherClusters("nobody")
-    with pytest.raises(ValueError, match=r"term prototype learns from the teacher nobody: add teacher=NAME"):
-        built.fit()
 
 
 def test_refuses_a_share_of_fresh_features_where_all_are() -> None:

@@ -1,7 +1,8 @@
 import pytest
+from omegaconf.errors import InterpolationKeyError
 
 from protoclip.cli.build import check_settings
-from protoclip.cli.explain import explain_flag, nearest
+from protoclip.cli.explain import explain_flag, explain_interpolation, nearest
 from tests.conftest import Compose
 
 
@@ -33,6 +34,26 @@ def test_the_line_names_the_option(compose_tiny: Compose, word: str, line: str) 
         check_settings(compose_tiny("protoclip", word))
     assert str(caught.value).startswith(line)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (
+            ("clip", "teacher=minilm"),
+            "terms.minilm.empty takes the value of prototype.empty, which there is not: choose method=protoclip, "
+            "method=teacher or method=distillation, or leave teacher out by teacher=[]",
+        ),
+        (
+            ("clip", "batch_size=${epsode.size}"),
+            "batch_size takes the value of epsode.size, which there is not: give it a value of its own",
+        ),
+    ],
+)
+def test_a_value_of_an_option_that_there_is_not(compose_tiny: Compose, words: tuple[str, ...], line: str) -> None:
+    with pytest.raises(InterpolationKeyError) as caught:
+        check_settings(compose_tiny(*words))
+    assert explain_interpolation(caught.value) == line
 
 
 def test_nearest() -> None:
