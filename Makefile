@@ -35,8 +35,9 @@ lint: $(READY)  ## ruff and mypy --strict
 golden: $(READY)  ## write the golden losses anew (a change of digits is a line in the CHANGELOG)
 	$(BIN)/python -m tests.golden
 
-tables: $(READY)  ## write the README's tables anew from their rows
+tables: $(READY)  ## write the tables of README.md and EXPERIMENTS.md anew from their rows
 	$(BIN)/protoclip table README.md
+	$(BIN)/protoclip table EXPERIMENTS.md
 
 clean:  ## remove the environment
 	rm -rf $(VENV)

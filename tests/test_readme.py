@@ -26,9 +26,11 @@ def test_it_is_short() -> None:
     assert len(README.splitlines()) < 250
 
 
-def test_tables_are_generated_from_their_rows() -> None:
-    assert "<!-- table:" in README
-    assert render_blocks(README, ROOT) == README
+@pytest.mark.parametrize("name", ["README.md", "EXPERIMENTS.md"])
+def test_tables_are_generated_from_their_rows(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert "<!-- table:" in text
+    assert render_blocks(text, ROOT) == text
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "results").glob("*.jsonl")), ids=lambda path: path.name)
