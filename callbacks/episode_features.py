@@ -87,6 +87,9 @@ def _encode(module: ImageTextPretraining, loader: Iterable[Any], keys: Keys) -> 
 class RecordedFeatures:
     """Features of each pair's last visit, kept by rank 0 and in the care of the checkpoints.
 
+    Where a pair has several captions, the text feature is of the one that was drawn then, and so are a teacher's
+    features of it; the label that comes of them is the pair's, whatever caption it is trained with now.
+
     Args:
         folder: of the record.
         fresh_share: part of an episode's pairs, those with the oldest records, that are extracted all the same.
@@ -96,7 +99,7 @@ class RecordedFeatures:
         self.folder = folder
         self.fresh_share = fresh_share
         self._record: FeatureRecord | None = None
-        self._steps: list[tuple[Tensor, Tensor]] = []
+        self._steps: list[tuple[Tensor, Tensor, Tensor]] = []
         self._visits: Visits | None = None
 
     def open(self, trainer: pl.Trainer, pairs: int, dim: int) -> None:
@@ -108,9 +111,9 @@ class RecordedFeatures:
 
         on_rank_zero(opened)
 
-    def keep(self, indices: Tensor, image: Tensor, text: Tensor) -> None:
+    def keep(self, indices: Tensor, captions: Tensor, image: Tensor, text: Tensor) -> None:
         """Keep the features of a step's pairs."""
-        self._steps.append((indices, torch.stack([image, text], dim=1).half()))
+        self._steps.append((indices, captions, torch.stack([image, text], dim=1).half()))
 
     def end_episode(self, episode: int) -> None:
         """Make the episode's visits part of the state; the files get them once a checkpoint holds it."""
@@ -146,14 +149,11 @@ class RecordedFeatures:
         recorded[torch.from_numpy(positions)] = False
         kept = recorded.nonzero().flatten()
         image, text = self._record.features(indices[kept])
-        captions = torch.zeros_like(kept)
-        if datamodule.teachers:  # nobody else asks, and captions may have to be read from files
-            captions = _integers(datamodule.dataset.caption_number(places[place]) for place in kept.tolist())
         found = EpisodeFeatures(
             image=image,
             text=text,
             indices=indices[kept],
-            captions=captions,
+            captions=self._record.captions(indices[kept]),
             classes=_integers(datamodule.train.label(index) for index in indices[kept].tolist()),
             positions=kept,
             episode_size=len(places),

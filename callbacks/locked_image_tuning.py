@@ -1,7 +1,8 @@
 """Locked-image tuning: the last episodes of a run train everything but the image tower (ProtoCLIP, section IV-A).
 
 A learning rate of 0 is no lock: batch norms would go on following the batches, and prototypes would be renewed that
-nobody is trained on. Here the tower stands still in evaluation mode without gradients, and InfoNCE is what is left.
+nobody is trained on. Here the tower stands still in evaluation mode without gradients, and terms that learn from
+prototypes are off.
 """
 
 from typing import Any

@@ -9,14 +9,14 @@ from callbacks.figures import log_figures
 from protoclip.clock import PhaseClock
 from protoclip.module import ImageTextPretraining
 
-COST_PHASES = ("extraction", "clustering", "back_translation", "training")
+COST_PHASES = ("extraction", "recording", "clustering", "back_translation", "training")
 
 
 class PhaseTimer(Callback):
     """Logs ``seconds/<phase>`` at the end of each episode, keeps the run's sums, and survives a resume.
 
-    The **relative epoch** is (extraction + clustering + back translation + training) / training: what an episode costs
-    in units of one without prototypes.
+    The **relative epoch** is (extraction + recording + clustering + back translation + training) / training: what an
+    episode costs in units of one without prototypes.
     """
 
     def __init__(self) -> None:

@@ -86,7 +86,8 @@ class PrototypeRefresh(Callback):
         """Refresh the banks of active terms that are of another block."""
         assert isinstance(pl_module, ImageTextPretraining)
         if self.recorded:
-            self.recorded.begin_episode()
+            with pl_module.clock.phase("recording"):
+                self.recorded.begin_episode()
         episode = trainer.current_epoch
         block = _data(trainer).plan.block(episode)
         weights = pl_module.active_weights(episode)
@@ -104,13 +105,16 @@ class PrototypeRefresh(Callback):
         """Record a step's features."""
         assert isinstance(pl_module, ImageTextPretraining)
         if self.recorded and pl_module.returned:
-            self.recorded.keep(batch["index"], *(outputs["features"][key] for key in pl_module.returned))
+            self.recorded.keep(
+                batch["index"], batch["caption"], *(outputs["features"][key] for key in pl_module.returned)
+            )
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Hand the episode's record to the checkpoint."""
         assert isinstance(pl_module, ImageTextPretraining)
         if self.recorded and pl_module.returned:
-            self.recorded.end_episode(trainer.current_epoch)
+            with pl_module.clock.phase("recording"):  # counted with the next episode: this one's figures are told
+                self.recorded.end_episode(trainer.current_epoch)
 
     def state_dict(self) -> dict[str, Any]:
         """The last refresh's figures, the last episode's record, and what the groupings keep."""
@@ -149,7 +153,8 @@ class PrototypeRefresh(Callback):
         self.figures = {}
         if self.recorded is None:
             return extract(module, datamodule, episode, self._keys(module))
-        features, ages = self.recorded.recall(module, datamodule, episode, self._keys(module))
+        with module.clock.phase("recording"):
+            features, ages = self.recorded.recall(module, datamodule, episode, self._keys(module))
         self.figures |= {f"prototypes/{name}": value for name, value in ages.items()}
         return features
 

@@ -14,8 +14,8 @@ from protoclip.seeds import derive_seed
 from protoclip.teachers import TeacherCache
 from protoclip.terms import teacher_view
 
-CAPTIONS_KEPT = 2**16
-"""Captions whose ids stay in memory: to tokenise one takes as long as to crop a small picture."""
+PAIRS_KEPT = 2**16
+"""Largest corpus whose captions' ids stay in memory: to tokenise one takes as long as to crop a small picture."""
 ATTEMPTS = 20
 """Pairs tried in the place of an unreadable one."""
 
@@ -57,7 +57,7 @@ class EpisodeDataset(Dataset[dict[str, Any]]):
         ids = self._tokenized.get(caption)
         if ids is None:
             ids = self.tokenize([caption])[0]
-            if len(self._tokenized) < CAPTIONS_KEPT:
+            if len(self.source) <= PAIRS_KEPT:
                 self._tokenized[caption] = ids
         return ids
 

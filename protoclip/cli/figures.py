@@ -54,8 +54,13 @@ def draw_prototypes(run: Run, path: Path) -> Path:
     Args:
         run: a finished run with a bank of prototypes of one modality each.
         path: file to write.
+
+    Raises:
+        ValueError: the run has none.
     """
     module, settings = load(run.path)
+    if "prototype" not in module.banks:
+        raise ValueError(f"{run.path} has no prototypes of its own: set compare.prototypes_of to another arm, or null")
     datamodule = instantiate(ImageTextDataModule, settings["data"], "data")
     bank = module.banks["prototype"]
     assert isinstance(bank, PrototypeBank)
@@ -66,12 +71,13 @@ def draw_prototypes(run: Run, path: Path) -> Path:
     panels: list[PrototypePanel] = []
     for modality, teacher in STUDENTS_TEACHERS[bank.source].items():
         side = bank.side(modality)
-        nearest = prototype_neighbours(features[teacher], side.centroids, side.labels, NEAREST)
+        labelled = (side.labels >= 0).nonzero().squeeze(1)
+        nearest = prototype_neighbours(features[teacher][labelled], side.centroids, side.labels[labelled], NEAREST)
         full = (side.counts >= NEAREST).nonzero().squeeze(1)
         for number in full[torch.randperm(len(full), generator=chosen_by)[:SHOWN]].tolist():
             pairs = [
                 datamodule.dataset.pair(SampleKey(int(indices[place]), place, 0, block, "show"))
-                for place in nearest[number].tolist()
+                for place in labelled[nearest[number]].tolist()
             ]
             panels.append(
                 PrototypePanel(

@@ -1,8 +1,9 @@
 """Projected features of every pair at its last visit in training: prototypes without an extraction pass.
 
-Two files, both memory-mapped: ``features.npy`` float16 [pairs, 2, dim], image and text, and ``visited.npy`` int32
-[pairs], the episode of the last visit or -1. An episode's visits reach the files when the next one begins, once a
-checkpoint holds them; a run that goes on from a checkpoint writes its visits again, which changes nothing.
+Memory-mapped files: ``features.npy`` float16 [pairs, 2, dim], image and text, ``captions.npy`` int32 [pairs], which of
+the pair's captions that was, and ``visited.npy`` int32 [pairs], the episode of the last visit or -1. An episode's visits
+reach the files when the next one begins, once a checkpoint holds them; a run that goes on from a checkpoint writes its
+visits again, which changes nothing.
 """
 
 import os
@@ -21,6 +22,8 @@ class Visits(NamedTuple):
     episode: int
     indices: Tensor
     """Each pair's place in the corpus [visits], the later visit last."""
+    captions: Tensor
+    """Which of its captions was drawn [visits]."""
     features: Tensor
     """Image and text features, float16 [visits, 2, dim]."""
 
@@ -29,7 +32,7 @@ class FeatureRecord:
     """The record of one run.
 
     Args:
-        folder: of the two files.
+        folder: of the files.
         pairs: of the corpus.
         dim: width of the projected features.
         resumed: whether the files of an earlier process are gone on with, or new ones made.
@@ -40,7 +43,7 @@ class FeatureRecord:
 
     def __init__(self, folder: str | os.PathLike[str], pairs: int, dim: int, *, resumed: bool = False) -> None:
         folder = Path(folder)
-        shapes = {"features": (pairs, 2, dim), "visited": (pairs,)}
+        shapes = {"features": (pairs, 2, dim), "captions": (pairs,), "visited": (pairs,)}
         if resumed:
             try:
                 arrays = {name: _opened(folder / f"{name}.npy") for name in shapes}
@@ -50,13 +53,13 @@ class FeatureRecord:
                 raise ValueError(f"{folder} is of another corpus or head: remove the run and start again")
         else:
             folder.mkdir(parents=True, exist_ok=True)
-            types = {"features": np.float16, "visited": np.int32}
+            types = {"features": np.float16, "captions": np.int32, "visited": np.int32}
             arrays = {
                 name: open_memmap(folder / f"{name}.npy", mode="w+", dtype=types[name], shape=shape)
                 for name, shape in shapes.items()
             }
             arrays["visited"][:] = -1
-        self._features, self._visited = arrays["features"], arrays["visited"]
+        self._features, self._captions, self._visited = arrays.values()
 
     def forget_after(self, episode: int) -> int:
         """Take the visits of later episodes for none, whose features a checkpoint cannot know; how many there were."""
@@ -72,12 +75,18 @@ class FeatureRecord:
         indices = visits.indices.numpy()
         self._visited[indices] = visits.episode
         self._visited.flush()
+        self._captions[indices] = visits.captions.numpy()
         self._features[indices] = visits.features.numpy()
-        self._features.flush()
+        for array in (self._captions, self._features):
+            array.flush()
 
     def visited(self, indices: Tensor) -> Tensor:
         """Episode of the last visit of each pair [pairs], int64, or -1."""
         return torch.from_numpy(self._visited[indices.numpy()].astype(np.int64))
+
+    def captions(self, indices: Tensor) -> Tensor:
+        """Which caption of each pair was drawn at its last visit [pairs], int64."""
+        return torch.from_numpy(self._captions[indices.numpy()].astype(np.int64))
 
     def features(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Image and text features of pairs that were visited, float32 [pairs, dim] each, of unit length."""

@@ -47,9 +47,9 @@ class Judgement:
         """``confirmed``, ``not confirmed`` or ``not decidable here``.
 
         A claim is confirmed if the 95 % interval of its difference lies above zero and the mean reaches the margin. It
-        is not confirmed if the runs could have told otherwise: the interval lies below the margin, or its half-width
-        is within the margin, so that a difference of the margin would have been confirmed; everything else, and fewer
-        than three seeds, is not decidable here.
+        is not confirmed if the interval lies below the margin, or holds zero although its half-width is within the
+        margin, so that a difference of the margin would have been seen; everything else, and fewer than three seeds,
+        is not decidable here.
         """
         difference, margin = self.difference, self.claim.margin
         if difference is None or difference.interval is None or difference.count < LEAST_SEEDS:
@@ -57,7 +57,8 @@ class Judgement:
         low, high = difference.interval
         if low > 0 and difference.mean >= margin:
             return "confirmed"
-        return "not confirmed" if high < margin or (high - low) / 2 <= margin else "not decidable here"
+        seen_well = low <= 0 and (high - low) / 2 <= margin
+        return "not confirmed" if high < margin or seen_well else "not decidable here"
 
 
 def judge(claims: Sequence[Claim], rows: Sequence[Row], titles: Mapping[str, str]) -> list[Judgement]:

@@ -144,7 +144,6 @@ class Watch(Callback):
 def run(runs: Path, share: float, *words: str) -> tuple[ImageTextDataModule, list[Episode]]:
     options = ("prototype.features=recorded", f"prototype.fresh_share={share}", f"data.num_pairs={PAIRS}")
     built = build(tiny_config(runs, "protoclip", *WORDS, *options, *words))
-    built.datamodule.teachers["somebody"] = Mock()  # who would ask which captions were drawn
     watch = Watch(built)
     built.callbacks.insert(0, watch)
     with patch("callbacks.episode_features.extract", watch.extract):
@@ -170,6 +169,12 @@ def drawn(datamodule: ImageTextDataModule, episode: int) -> list[int]:
     return pairs
 
 
+def caption_of(datamodule: ImageTextDataModule, pair: int, episode: int) -> int:
+    """Which caption a pair was trained with in an episode."""
+    key = next(key for key in datamodule.plan.keys(episode, "train") if key.index == pair)
+    return datamodule.dataset.caption_number(key)
+
+
 def test_the_files_hold_each_pairs_last_training_features(
     recorded: tuple[ImageTextDataModule, list[Episode]],
 ) -> None:
@@ -190,8 +195,8 @@ def test_prototypes_are_of_what_was_recorded(recorded: tuple[ImageTextDataModule
         assert given.positions.tolist() == seen
         assert given.indices.tolist() == [pairs[position] for position in seen]
         assert given.classes.tolist() == [datamodule.train.label(pairs[position]) for position in seen]
-        keys = datamodule.plan.keys(number, "train")
-        assert given.captions.tolist() == [datamodule.dataset.pair(keys[position])[2] for position in seen]
+        visits = [(pairs[position], episode.before[pairs[position]][0]) for position in seen]
+        assert given.captions.tolist() == [caption_of(datamodule, pair, visit) for pair, visit in visits]
         for place, features in enumerate((given.image, given.text)):
             rows = torch.stack([episode.before[pairs[position]][1][place] for position in seen])
             torch.testing.assert_close(features, rows, rtol=0, atol=1e-3)

@@ -25,7 +25,9 @@ EPISODES = [
 
 
 def test_relative_epoch_by_hand() -> None:
-    assert total_seconds(EPISODES) == {"training": 20.0, "extraction": 5.0, "clustering": 1.5, "back_translation": 0.5}
+    assert total_seconds(EPISODES) == {
+        "training": 20.0, "extraction": 5.0, "recording": 0.0, "clustering": 1.5, "back_translation": 0.5,
+    }  # fmt: skip
     assert relative_epoch(EPISODES) == pytest.approx(27 / 20)
     assert relative_epoch(EPISODES[:1]) == 1
     paper = {"training": 100.0, "extraction": 31.0, "clustering": 2.3, "back_translation": 1.5}

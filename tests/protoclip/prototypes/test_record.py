@@ -17,7 +17,7 @@ PAIRS, DIM = 10, 4
 def visits(episode: int, *indices: int) -> Visits:
     generator = torch.Generator().manual_seed(episode)
     features = normalize(torch.randn(len(indices), 2, DIM, generator=generator), dim=-1)
-    return Visits(episode, torch.tensor(indices), features.half())
+    return Visits(episode, torch.tensor(indices), torch.tensor(indices) % 5, features.half())
 
 
 def record(folder: Path, *, resumed: bool = False) -> FeatureRecord:
@@ -70,6 +70,7 @@ def test_what_is_written_is_in_the_files_at_once(tmp_path: Path) -> None:
     found.write(given)
     assert np.array_equal(np.load(tmp_path / "features.npy")[[9, 1]], given.features.numpy())
     assert np.load(tmp_path / "visited.npy").tolist() == [-1, 0, *[-1] * 7, 0]
+    assert np.load(tmp_path / "captions.npy")[[9, 1]].tolist() == [4, 1]
 
 
 def test_a_run_goes_on_with_its_record(tmp_path: Path) -> None:
@@ -112,7 +113,7 @@ def test_a_torn_write_leaves_no_feature_under_an_earlier_episode(tmp_path: Path)
     assert seen(after) == {1: 0}
 
 
-@pytest.mark.parametrize("name", ["features.npy", "visited.npy"])
+@pytest.mark.parametrize("name", ["features.npy", "captions.npy", "visited.npy"])
 @pytest.mark.parametrize("damage", ["missing", "empty", "short", "other"])
 def test_a_record_that_cannot_be_gone_on_with(tmp_path: Path, name: str, damage: str) -> None:
     record(tmp_path)

@@ -41,7 +41,8 @@ T = 4.302653  # 97.5 % of Student's t with two degrees of freedom
     [
         (1.0, 0.9, "confirmed"),
         (0.5, 0.4, "confirmed"),
-        (0.4, 0.3, "not confirmed"),  # above zero, and too small
+        (0.4, 0.3, "not decidable here"),  # above zero, and perhaps too small
+        (0.2, 0.1, "not confirmed"),  # above zero, and too small
         (0.1, 0.4, "not confirmed"),  # a difference of the margin would have been told from zero
         (-2.0, 1.0, "not confirmed"),  # refuted
         (-1.0, 1.4, "not confirmed"),  # not told from zero, yet below the margin
