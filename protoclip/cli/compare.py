@@ -14,6 +14,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from protoclip.cli.build import build_datamodule, check_settings
 from protoclip.cli.compose import compose_config
 from protoclip.cli.experiment import run_experiment, screen
 from protoclip.cli.explain import explain
@@ -41,11 +42,13 @@ def compare(words: Sequence[str], *, console: Console | None = None) -> Path:
         The folder of ``rows.jsonl``, ``table.md``, ``table.csv``, ``claims.md``, ``tsne.png`` and ``prototypes.png``.
 
     Raises:
-        ValueError: there is nothing to compare, or an arm takes the cost of an arm that does not come before it.
+        ValueError: there is nothing to compare, an arm takes the cost of an arm that does not come before it, or an
+            arm's teacher has no cache.
     """
     console = console or screen()
     base = compose_config(words)
     comparison = _read(base)
+    _check_teachers(words, comparison)
     if len(comparison.judged) < len(comparison.claims):
         console.print("claims about arms that are not in compare.arms are left out")
 
@@ -78,6 +81,15 @@ def _read(base: DictConfig) -> Comparison:
         return instantiate(Comparison, {str(key): value for key, value in settings.items()}, "compare")
     except SettingsError as error:
         raise ValueError(explain(str(error), base)) from error
+
+
+def _check_teachers(words: Sequence[str], comparison: Comparison) -> None:
+    """Refuse an arm whose teacher has no cache, before the other arms are trained."""
+    for arm in comparison.arms.values():
+        config = compose_config([*words, *arm.overrides])
+        if config.teachers:
+            check_settings(config)
+            build_datamodule(config)
 
 
 def _length_words(key: str, comparison: Comparison, finished: Mapping[Job, Run]) -> list[str]:
