@@ -1,9 +1,9 @@
 """Projected features of every pair at its last visit in training: prototypes without an extraction pass.
 
 Memory-mapped files: ``features.npy`` float16 [pairs, 2, dim], image and text, ``captions.npy`` int32 [pairs], which of
-the pair's captions that was, and ``visited.npy`` int32 [pairs], the episode of the last visit or -1. An episode's visits
-reach the files when the next one begins, once a checkpoint holds them; a run that goes on from a checkpoint writes its
-visits again, which changes nothing.
+the pair's captions that was, and ``visited.npy`` int32 [pairs], the episode of the last visit or -1. What an episode
+visits reaches the files when the next one begins, once a checkpoint holds it; a run that goes on from a checkpoint
+writes it again, which changes nothing.
 """
 
 import os
