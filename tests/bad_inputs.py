@@ -93,7 +93,7 @@ def _options() -> dict[str, Any]:
         ".".join(path): value for path, value in leaves(plain) if path[0] not in MIRRORS and "_target_" not in path
     }
     del named["data.num_classes"]  # other options may refer to it, and none does here
-    return named
+    return {name: value for name, value in named.items() if not name.startswith("teacher.")}  # nor to these
 
 
 def _misspelt(rng: random.Random, options: dict[str, Any], folder: Path) -> BadInput:

@@ -47,7 +47,10 @@ def the_run(runs: Path) -> Run:
     [
         ("batch_sise=4", "batch_sise: there is no such option: did you mean 'batch_size'?"),
         ("metod=clip", "metod: there is no such option: did you mean 'method'?"),
-        ("method=protclip", "method=protclip: there is clip, protoclip: did you mean 'protoclip'?"),
+        (
+            "method=protclip",
+            "method=protclip: there is clip, distillation, protoclip, teacher: did you mean 'protoclip'?",
+        ),
         ("+terms.image_text.wieght=2", "terms.image_text.wieght: there is no such option: did you mean 'weight'?"),
         ("batch_size=[4", "cannot read 'batch_size=[4'"),
         ("method=clip,protoclip", "method=clip,protoclip': add -m for a sweep"),

@@ -43,8 +43,8 @@ def test_the_file_of_a_run_repeats_it_digit_for_digit(finished: Finished, tmp_pa
     assert main(["test", "--config", file, "--run_dir", str(again)]) == 0
     assert_same_weights(run, again)
     assert (run / "metrics.csv").read_bytes() == (again / "metrics.csv").read_bytes()
-    assert [row["metrics"] for row in read_rows(again / "rows.jsonl")[:-1]] == [
-        row["metrics"] for row in read_rows(run / "rows.jsonl")[:-1]
+    assert [row["metrics"] for row in read_rows(again / "rows.jsonl") if row["task"] != "cost"] == [
+        row["metrics"] for row in read_rows(run / "rows.jsonl") if row["task"] != "cost"
     ]
     assert (again / "DONE").exists()
     assert load(again)[1]["run"] == load(run)[1]["run"]

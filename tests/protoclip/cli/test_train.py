@@ -40,7 +40,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_leaves_its_results(finished: Path) -> None:
     rows = read_rows(finished / "rows.jsonl")
     assert {row["task"] for row in rows} == {
-        "scenes_zero_shot", "scenes_knn", "scenes_retrieval", "scenes_pseudo_labels", "cost",
+        "scenes_zero_shot", "scenes_knn", "scenes_retrieval", "scenes_pseudo_labels", "cost", "prototypes",
     }  # fmt: skip
     assert {row["run"] for row in rows} == {finished.name}
     assert {row["method"] for row in rows} == {"protoclip"}
