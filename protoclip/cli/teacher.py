@@ -15,9 +15,8 @@ from protoclip.cli.explain import explain
 from protoclip.cli.translate import translate
 from protoclip.instantiate import SettingsError, instantiate
 from protoclip.ranges import PositiveInt
-from protoclip.teachers import TeacherCache
+from protoclip.teachers import Encoder, TeacherCache
 from protoclip.teachers.encode import Sample, encode_corpus
-from protoclip.teachers.encoders import Kind
 
 T = TypeVar("T")
 
@@ -47,22 +46,23 @@ class Settings:
 
 
 class Samples(Dataset[Sample]):
-    """The captions, or the picture, of each pair of a corpus.
+    """The captions, or the picture, of each pair of a corpus, prepared for a teacher.
 
     Args:
         source: the corpus.
-        kind: which of them.
+        encoder: of the teacher.
     """
 
-    def __init__(self, source: PairSource, kind: Kind) -> None:
+    def __init__(self, source: PairSource, encoder: Encoder) -> None:
         self.source = source
-        self.kind = kind
+        self.encoder = encoder
 
     def __getitem__(self, index: int) -> Sample:
         try:
-            return list(self.source.captions(index)) if self.kind == "text" else [self.source.image(index)]
+            items = self.source.captions(index) if self.encoder.kind == "text" else [self.source.image(index)]
         except UnreadableSample:
             return None
+        return [self.encoder.prepare(item) for item in items]
 
 
 def make_caches(words: Sequence[str]) -> None:
@@ -97,7 +97,7 @@ def _make_cache(cache: TeacherCache, source: PairSource, batch_size: int, worker
     def samples(start: int) -> Iterable[Sample]:
         pairs = range(start, len(source))
         loader = DataLoader(
-            Samples(source, cache.kind), sampler=pairs, batch_size=None, num_workers=workers, collate_fn=_as_it_is
+            Samples(source, cache.encoder), sampler=pairs, batch_size=None, num_workers=workers, collate_fn=_as_it_is
         )
         title = f"encoding by {cache.name}"
         hidden = not console.is_terminal

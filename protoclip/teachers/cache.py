@@ -19,6 +19,9 @@ from protoclip.ranges import PositiveInt
 from protoclip.teachers.encoders import Encoder, Kind
 
 FEATURES, FIRST, SIDECAR = "features.npy", "first.npy", "teacher.json"
+MEND = "run protoclip teacher with the same words"
+ELSEWHERE = f"choose another folder by teacher.cache=DIR, or remove this one, and {MEND}"
+"""Removing comes second: the cache may be another experiment's."""
 
 
 class TeacherCache:
@@ -50,10 +53,13 @@ class TeacherCache:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the encoder, the dims and the corpus. Raises ValueError like ``check``, but for the corpus."""
+        """Hash of what training reads: the features, not where they lie nor what the model that they are of is called.
+
+        Raises ValueError like ``check``, but for the corpus.
+        """
         facts = self.facts
-        identity = {key: facts[key] for key in self.identity("")}
-        return sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        read = {"features": facts["sha256"], "corpus": facts["corpus"], "kind": self.kind}
+        return sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -61,16 +67,13 @@ class TeacherCache:
         file = Path(self.folder) / SIDECAR
         if not file.is_file():
             state = "is not finished" if file.parent.is_dir() else "is missing"
-            raise ValueError(f"the cache {self.folder} of the teacher {self.name} {state}: run {self.command}")
+            raise ValueError(f"the cache {self.folder} of the teacher {self.name} {state}: {MEND}")
         facts = read_facts(file)
         wanted = self.identity(facts.get("corpus", ""))
         self.refuse_other(facts, wanted)
+        if "sha256" not in facts:
+            raise ValueError(f"the cache {self.folder} is of an earlier version: {ELSEWHERE}")
         return facts
-
-    @property
-    def command(self) -> str:
-        """What makes the cache."""
-        return f"protoclip teacher data=... teacher={self.name}"
 
     def identity(self, corpus: str) -> dict[str, Any]:
         """What the features of a corpus depend on.
@@ -95,7 +98,7 @@ class TeacherCache:
             if there.get(key) != wanted.get(key):
                 told = key if key == "corpus" else f"{key}={there.get(key)} instead of {wanted.get(key)}"
                 other = "of another corpus" if key == "corpus" else f"made with {told}"
-                raise ValueError(f"the cache {self.folder} is {other}: remove it and run {self.command}")
+                raise ValueError(f"the cache {self.folder} is {other}: {ELSEWHERE}")
 
     def check(self, source_fingerprint: str) -> None:
         """Refuse a cache that is not of these settings and of this corpus.
@@ -141,7 +144,7 @@ class TeacherCache:
                 pair = pairs[beyond[0]]
                 raise ValueError(
                     f"the cache {self.folder} has {first[pair + 1] - first[pair]} captions of pair {pair}, and number "
-                    f"{captions[int(beyond[0])]} was drawn: remove it and run {self.command}"
+                    f"{captions[int(beyond[0])]} was drawn: remove it and {MEND}"
                 )
         return torch.from_numpy(np.asarray(rows))
 
@@ -154,11 +157,11 @@ class TeacherCache:
                 arrays = [np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in shapes]
             except (OSError, ValueError, EOFError) as error:
                 reason = " ".join(str(error).split())
-                raise ValueError(f"{folder} is damaged ({reason}): remove it and run {self.command}") from error
+                raise ValueError(f"{folder} is damaged ({reason}): remove it and {MEND}") from error
             for array, (name, shape) in zip(arrays, shapes.items(), strict=True):
                 if array.shape != shape:
                     told = f"{name} is {array.shape} instead of {shape}"
-                    raise ValueError(f"{folder} is damaged ({told}): remove it and run {self.command}")
+                    raise ValueError(f"{folder} is damaged ({told}): remove it and {MEND}")
             self._arrays = arrays[0], arrays[1]
         return self._arrays
 

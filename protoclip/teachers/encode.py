@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from hashlib import file_digest
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
@@ -20,7 +21,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from protoclip.files import replacing
-from protoclip.teachers.cache import FEATURES, FIRST, SIDECAR, TeacherCache, read_facts
+from protoclip.teachers.cache import FEATURES, FIRST, MEND, SIDECAR, TeacherCache, read_facts
 from protoclip.teachers.pca import fit_pca
 
 Sample = Sequence[Any] | None
@@ -124,7 +125,7 @@ def _begin(cache: TeacherCache, folder: Path, corpus: str) -> Progress:
         progress = Progress(**facts)
         sizes = {RAW: progress.rows * progress.raw_dim * 4, COUNTS: progress.pairs * 8}
         if any(not (folder / name).exists() or (folder / name).stat().st_size < size for name, size in sizes.items()):
-            raise ValueError(f"{folder} is damaged: remove it and run {cache.command}")
+            raise ValueError(f"{folder} is damaged: remove it and {MEND}")
         return progress
     for name in (RAW, COUNTS):
         (folder / name).write_bytes(b"")
@@ -206,10 +207,12 @@ def _finish(folder: Path, progress: Progress, name: str) -> None:
         for chunk in chunks:
             rows = np.asarray(raw[chunk])
             file.write((rows if pca is None else pca(rows) * rows.any(1, keepdims=True)).tobytes())
+    with (folder / FEATURES).open("rb") as written:
+        digest = file_digest(written, "sha256").hexdigest()
     counts = np.fromfile(folder / COUNTS, np.int64, progress.pairs)
     with replacing(folder / FIRST) as file:
         np.lib.format.write_array(file, np.concatenate([[0], counts.cumsum()]), allow_pickle=False)
-    facts = {"name": name, **asdict(progress), "dim": dim}
+    facts = {"name": name, **asdict(progress), "dim": dim, "sha256": digest}
     facts |= {"explained_variance": 1.0 if pca is None else pca.explained_variance}
     facts |= {"versions": {library: version(library) for library in LIBRARIES}}
     with replacing(folder / SIDECAR) as file:

@@ -1,11 +1,13 @@
 """What a teacher is to the rest: a frozen model that encodes captions or pictures, loaded at its first batch."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Literal, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -13,7 +15,7 @@ Kind: TypeAlias = Literal["text", "image"]
 
 
 class Encoder(ABC):
-    """A frozen model in eval mode and float32; cheap to make and to pickle.
+    """A frozen model in eval mode and float32; cheap to make and to pickle, which leaves the network behind.
 
     Args:
         device: Where the model runs; ``auto`` is CUDA where there is one, else the CPU. Not part of ``describe``.
@@ -26,7 +28,7 @@ class Encoder(ABC):
 
     def __init__(self, device: str = "auto") -> None:
         self.device = device
-        self._prepare: Any = None
+        self._preprocess: Any = None
         self._network: Any = None
 
     @abstractmethod
@@ -39,7 +41,7 @@ class Encoder(ABC):
 
     @abstractmethod
     def _encode(self, items: Sequence[Any]) -> Tensor:
-        """Features [n, dim] of any scale by ``_prepare`` and ``_network``, which lies on ``_place``."""
+        """Features [n, dim] of any scale, of prepared items, by ``_preprocess`` and the ``_network`` on ``_place``."""
 
     @cached_property
     def dim(self) -> int:
@@ -49,13 +51,24 @@ class Encoder(ABC):
             ValueError: The model cannot be loaded.
         """
         example = "a" if self.kind == "text" else torch.zeros(3, 32, 32, dtype=torch.uint8)
-        return self([example]).shape[1]
+        return self([self.prepare(example)]).shape[1]
+
+    def prepare(self, item: Any) -> Any:
+        """The part of the work that a loader's worker does for each item; captions stay as they are.
+
+        Args:
+            item: A caption, or a picture: an RGB PIL image or a uint8 tensor [3, height, width].
+
+        Raises:
+            ValueError: The model cannot be loaded.
+        """
+        return item
 
     def __call__(self, items: Sequence[Any]) -> Tensor:
         """Encode a batch.
 
         Args:
-            items: n captions, or n pictures: RGB PIL images or uint8 tensors [3, height, width].
+            items: n captions or pictures, each as ``prepare`` returns it.
 
         Returns:
             float32 [n, dim] on the CPU, unit rows without gradient.
@@ -65,19 +78,49 @@ class Encoder(ABC):
         """
         with torch.no_grad():
             if self._network is None:
-                place = _device(self.device)
-                self._prepare, network = self._load()
-                self._network = network.to(place).eval()
+                self._ready()
             return F.normalize(self._encode(items).float(), dim=-1).cpu()
 
     def __getstate__(self) -> dict[str, Any]:
         """Settings without the model."""
-        return {**self.__dict__, "_prepare": None, "_network": None}
+        return {**self.__dict__, "_preprocess": None, "_network": None}
+
+    def _ready(self) -> None:
+        """Load the model."""
+        place = _device(self.device)
+        self._preprocess, network = self._load()
+        self._network = network.to(place).eval()
 
     @property
     def _place(self) -> torch.device:
         place: torch.device = next(self._network.parameters()).device
         return place
+
+
+class ImageEncoder(Encoder):
+    """A frozen model of pictures; a copy keeps the transform, so that workers need no network."""
+
+    kind = "image"
+
+    def prepare(self, item: Any) -> NDArray[np.float32]:
+        """What the transform, which takes PIL images alone, makes of a picture: [3, height, width].
+
+        An array, since each tensor would hold a file open on its way from a worker, and a batch hundreds of them.
+        """
+        from torchvision.transforms.functional import to_pil_image  # noqa: PLC0415 - takes seconds
+
+        if self._preprocess is None:
+            self._ready()
+        prepared: Tensor = self._preprocess(to_pil_image(item) if isinstance(item, Tensor) else item)
+        return prepared.numpy()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Settings and the transform."""
+        return {**super().__getstate__(), "_preprocess": self._preprocess}
+
+    def _batch(self, items: Sequence[NDArray[np.float32]]) -> Tensor:
+        """Prepared pictures [n, 3, height, width] where the network lies."""
+        return torch.from_numpy(np.stack(items)).to(self._place)
 
 
 def _device(name: str) -> torch.device:
@@ -87,15 +130,3 @@ def _device(name: str) -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"torch has no device {name!r} here: set teacher.device=auto") from error
-
-
-def stack_pictures(pictures: Sequence[Any], transform: Callable[[Any], Tensor]) -> Tensor:
-    """A batch of what a library's transform makes of pictures, which takes PIL images alone.
-
-    Args:
-        pictures: RGB PIL images or uint8 tensors [3, height, width].
-        transform: from a PIL image to a tensor.
-    """
-    from torchvision.transforms.functional import to_pil_image  # noqa: PLC0415 - takes seconds
-
-    return torch.stack([transform(to_pil_image(item) if isinstance(item, Tensor) else item) for item in pictures])

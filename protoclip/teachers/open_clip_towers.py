@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from protoclip.teachers.encoders import Encoder, stack_pictures
+from protoclip.teachers.encoders import Encoder, ImageEncoder
 from protoclip.tokenizer import create_tokenizer
 from protoclip.towers import create_towers
 
@@ -47,14 +47,12 @@ class OpenClipText(_OpenClip):
         return create_tokenizer(self.name), create_towers(self.name, pretrained=self.pretrained).text
 
     def _encode(self, items: Sequence[Any]) -> Tensor:
-        features: Tensor = self._network(self._prepare(items).to(self._place))["features"]
+        features: Tensor = self._network(self._preprocess(items).to(self._place))["features"]
         return features
 
 
-class OpenClipImage(_OpenClip):
+class OpenClipImage(ImageEncoder, _OpenClip):
     """The image tower, with the preprocessing it was made for."""
-
-    kind = "image"
 
     def _load(self) -> tuple[Any, nn.Module]:
         from open_clip.transform import PreprocessCfg, image_transform_v2  # noqa: PLC0415 - takes seconds
@@ -63,5 +61,5 @@ class OpenClipImage(_OpenClip):
         return image_transform_v2(PreprocessCfg(**tower.visual.preprocess_cfg), is_train=False), tower
 
     def _encode(self, items: Sequence[Any]) -> Tensor:
-        features: Tensor = self._network(stack_pictures(items, self._prepare).to(self._place))["features"]
+        features: Tensor = self._network(self._batch(items))["features"]
         return features

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from protoclip.teachers.encoders import Encoder, stack_pictures
+from protoclip.teachers.encoders import ImageEncoder
 
 
-class TimmImage(Encoder):
+class TimmImage(ImageEncoder):
     """The pooled features of a timm model, with the preprocessing it was made for.
 
     Args:
@@ -21,8 +21,6 @@ class TimmImage(Encoder):
     Raises:
         ValueError: No weights are given.
     """
-
-    kind = "image"
 
     def __init__(self, name: str, *, pretrained: bool | str = True, device: str = "auto") -> None:
         super().__init__(device)
@@ -52,5 +50,5 @@ class TimmImage(Encoder):
         return create_transform(**resolve_model_data_config(model)), model  # type: ignore[no-untyped-call]
 
     def _encode(self, items: Sequence[Any]) -> Tensor:
-        features: Tensor = self._network(stack_pictures(items, self._prepare).to(self._place))
+        features: Tensor = self._network(self._batch(items))
         return features

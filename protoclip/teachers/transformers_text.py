@@ -70,8 +70,8 @@ class TransformersText(Encoder):
         return tokenizer, network.get_encoder() if network.config.is_encoder_decoder else network
 
     def _encode(self, items: Sequence[Any]) -> Tensor:
-        length = min(self.max_length, self._prepare.model_max_length)
-        rows = self._prepare(list(items), truncation=True, max_length=length)["input_ids"]
+        length = min(self.max_length, self._preprocess.model_max_length)
+        rows = self._preprocess(list(items), truncation=True, max_length=length)["input_ids"]
         ids = [torch.tensor(row) for row in rows]
         order = torch.tensor([len(row) for row in ids]).argsort(stable=True)
         pooled = [self._pool([ids[row] for row in part], length) for part in order.chunk(PARTS)]
@@ -83,7 +83,7 @@ class TransformersText(Encoder):
             padded = torch.stack([F.pad(row, (0, length - len(row))) for row in ids])
             mask = torch.ones_like(padded)
         else:
-            padded = pad_sequence(list(ids), batch_first=True, padding_value=self._prepare.pad_token_id or 0)
+            padded = pad_sequence(list(ids), batch_first=True, padding_value=self._preprocess.pad_token_id or 0)
             mask = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)
         padded, mask = padded.to(self._place), mask.to(self._place)
         states: Tensor = self._network(input_ids=padded, attention_mask=mask).last_hidden_state

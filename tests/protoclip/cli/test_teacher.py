@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -58,23 +59,54 @@ def test_a_text_teacher_encodes_every_caption_of_a_manifest(
     assert capsys.readouterr().out == f"{folder} is finished: nothing to do\n"
 
 
-def test_several_teachers_of_both_kinds(manifest: Path, bert: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The file of a tiny model of timm."""
     import timm
 
     torch.manual_seed(0)
-    weights = tmp_path / "weights.pt"
-    torch.save(timm.create_model("test_vit", num_classes=3).state_dict(), weights)
-    image = ("teachers.dino.encoder.name=test_vit", f"teachers.dino.encoder.pretrained={weights}")
-    more = ("teacher=[minilm,dino]", *image, "teachers.dino.dims=2", "teachers.minilm.dims=4", "num_workers=1")
+    file = tmp_path_factory.mktemp("timm") / "weights.pt"
+    torch.save(timm.create_model("test_vit", num_classes=3).state_dict(), file)
+    return str(file)
+
+
+def dino(weights: str) -> tuple[str, ...]:
+    return ("teachers.dino.encoder.name=test_vit", f"teachers.dino.encoder.pretrained={weights}")
+
+
+def test_several_teachers_of_both_kinds(manifest: Path, bert: str, weights: str, tmp_path: Path) -> None:
+    more = ("teacher=[minilm,dino]", *dino(weights), "teachers.dino.dims=2", "teachers.minilm.dims=4", "num_workers=1")
     command = [word for word in words(manifest, bert, tmp_path, *more) if word != "teacher=minilm"]
     assert main(command) == 0
     text = TeacherCache(str(tmp_path / "manifest/minilm"), name="minilm", encoder=TransformersText(bert), dims=4)
     assert (text.dim, text.facts["rows"]) == (4, 6)
-    encoder = TimmImage("test_vit", pretrained=str(weights))
+    encoder = TimmImage("test_vit", pretrained=weights)
     pictures = TeacherCache(str(tmp_path / "manifest/dino"), name="dino", encoder=encoder, dims=2)
     assert (pictures.dim, pictures.facts["rows"], pictures.facts["unreadable"]) == (2, 3, 1)
     rows = pictures.rows([0, 1, 2], [1, 0, 2])
     assert rows.any(1).tolist() == [True, False, True]
+
+
+def test_workers_prepare_the_pictures_with_the_same_result(
+    manifest: Path, bert: str, weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, prepare = [0], TimmImage.prepare
+
+    def counted(encoder: TimmImage, item: Any) -> Any:
+        here[0] += 1
+        return prepare(encoder, item)
+
+    monkeypatch.setattr(TimmImage, "prepare", counted)
+    bytes_of, calls = [], []
+    for workers in (0, 1):
+        cache, here[0] = tmp_path / str(workers), 0
+        more = (*dino(weights), "teachers.dino.dims=2", f"num_workers={workers}")
+        image = [word for word in words(manifest, bert, cache, *more) if "minilm" not in word]
+        assert main([*image, "teacher=dino"]) == 0
+        bytes_of.append((cache / "manifest/dino/features.npy").read_bytes())
+        calls.append(here[0])
+    assert bytes_of[0] == bytes_of[1]
+    assert calls == [3, 1]  # an example for the width, and two pictures that can be read
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "teacher").glob("*.yaml")))

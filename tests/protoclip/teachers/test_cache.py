@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import shutil
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 from protoclip.teachers import TeacherCache
 from tests.teachers import CORPUS, DIM, Hashes, PictureHashes, hashed, make
 
-COMMAND = r"run protoclip teacher data=\.\.\. teacher=hashed$"
+COMMAND = "run protoclip teacher with the same words$"
+ELSEWHERE = rf"choose another folder by teacher\.cache=DIR, or remove this one, and {COMMAND}"
 
 
 @pytest.fixture
@@ -83,7 +86,7 @@ def test_the_right_cache_is_accepted_and_no_model_is_loaded(folder: Path) -> Non
 )
 def test_another_cache_is_refused_in_one_line(folder: Path, changed: dict[str, Any], corpus: str, told: str) -> None:
     cache = hashed(folder, **changed)
-    with pytest.raises(ValueError, match=rf"^the cache [^\n]* {told}: remove it and {COMMAND}"):
+    with pytest.raises(ValueError, match=rf"^the cache [^\n]* {told}: {ELSEWHERE}"):
         cache.check(corpus)
     if changed:
         with pytest.raises(ValueError, match=told):
@@ -116,14 +119,35 @@ def test_a_damaged_cache_is_refused(folder: Path) -> None:
         hashed(folder).check("corpus")
 
 
-def test_the_fingerprint_is_of_settings_and_corpus_alone(folder: Path, tmp_path: Path) -> None:
+def test_the_fingerprint_is_of_features_and_corpus_and_kind_alone(folder: Path, tmp_path: Path) -> None:
     fingerprint = hashed(folder).fingerprint
     renamed = TeacherCache(str(folder), name="another", encoder=Hashes())
-    assert renamed.fingerprint == fingerprint
-    others = [hashed(tmp_path / "dims", 3), hashed(tmp_path / "model", model="others"), hashed(tmp_path / "corpus")]
-    for other, name in zip(others, ("corpus", "corpus", "another"), strict=True):
+    moved = hashed(tmp_path / "moved", model="where the same weights lie")
+    make(moved)
+    assert fingerprint == renamed.fingerprint == moved.fingerprint
+    others = [hashed(tmp_path / name) for name in ("dims", "corpus", "kind")]
+    others[0].dims, others[2].encoder = 3, PictureHashes()
+    for other, name in zip(others, ("corpus", "another", "corpus"), strict=True):
         make(other, name=name)
     assert len({fingerprint, *(other.fingerprint for other in others)}) == 4
+
+
+def test_other_weights_of_the_same_settings_have_another_fingerprint(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fingerprint, encode = hashed(folder).fingerprint, Hashes._encode
+    shutil.rmtree(folder)
+    monkeypatch.setattr(Hashes, "_encode", lambda self, items: encode(self, items) + 1)
+    make(hashed(folder))
+    assert hashed(folder).fingerprint != fingerprint
+
+
+def test_a_cache_without_a_hash_of_its_features_is_refused(folder: Path) -> None:
+    facts = json.loads((folder / "teacher.json").read_text())
+    assert facts.pop("sha256") == sha256((folder / "features.npy").read_bytes()).hexdigest()
+    (folder / "teacher.json").write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match=rf"^the cache [^\n]* is of an earlier version: {ELSEWHERE}"):
+        hashed(folder).check("corpus")
 
 
 class Rows(Dataset[torch.Tensor]):

@@ -126,9 +126,9 @@ def test_other_settings_over_a_folder_are_refused(
         assert dies_at(4, Hashes, "_encode", lambda: make(hashed(tmp_path, 4)))
     before = content(tmp_path)
     for other, corpus, told in [
-        (hashed(tmp_path, 3), "corpus", "is made with dims=4 instead of 3: remove it"),
-        (hashed(tmp_path, 4, model="b"), "corpus", r"is made with encoder\.model=hashes instead of b: remove it"),
-        (hashed(tmp_path, 4), "another", "is of another corpus: remove it"),
+        (hashed(tmp_path, 3), "corpus", "is made with dims=4 instead of 3: choose another folder"),
+        (hashed(tmp_path, 4, model="b"), "corpus", r"encoder\.model=hashes instead of b: choose another folder"),
+        (hashed(tmp_path, 4), "another", "is of another corpus: choose another folder"),
     ]:
         with pytest.raises(ValueError, match=told):
             make(other, name=corpus)

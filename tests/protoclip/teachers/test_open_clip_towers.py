@@ -1,5 +1,6 @@
 """Towers of open_clip as teachers, against open_clip's own model."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,11 @@ def test_image_features_are_open_clips(weights: str, theirs: tuple[Any, Any, Any
     model, preprocess, _ = theirs
     generator = torch.Generator().manual_seed(0)
     pictures = [torch.randint(0, 256, (3, 40 + 9 * i, 70), dtype=torch.uint8, generator=generator) for i in range(4)]
-    features = OpenClipImage("small-vit", weights)([*pictures[:2], *map(to_pil_image, pictures[2:])])
+    encode = OpenClipImage("small-vit", weights)
+    encode.prepare(pictures[0])
+    worker = pickle.loads(pickle.dumps(encode))
+    features = encode([worker.prepare(picture) for picture in (*pictures[:2], *map(to_pil_image, pictures[2:]))])
+    assert worker._network is None
     with torch.no_grad():
         inputs = [preprocess(to_pil_image(picture))[None] for picture in pictures]
         expected = F.normalize(torch.cat([model.encode_image(one) for one in inputs]), dim=1)
@@ -66,4 +71,4 @@ def test_weights_are_asked_for(tmp_path: Path) -> None:
         OpenClipText("RN50")
     OpenClipText("hf-hub:some/model")
     with pytest.raises(ValueError, match="is neither a file nor a tag of RN50; tags: "):
-        OpenClipImage("RN50", str(tmp_path / "nowhere.pt"))([torch.zeros(3, 8, 8, dtype=torch.uint8)])
+        OpenClipImage("RN50", str(tmp_path / "nowhere.pt")).prepare(torch.zeros(3, 8, 8, dtype=torch.uint8))

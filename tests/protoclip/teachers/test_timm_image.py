@@ -1,5 +1,6 @@
 """Models of timm as teachers, against timm's own model."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,10 @@ def test_features_are_timms_without_the_classifier(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     pictures = [torch.randint(0, 256, (3, 50 + 9 * i, 70), dtype=torch.uint8, generator=generator) for i in range(3)]
     encode = TimmImage("test_vit", pretrained=str(tmp_path / "weights.pt"))
-    features = encode([pictures[0], *map(to_pil_image, pictures[1:])])
+    encode.prepare(pictures[0])
+    worker = pickle.loads(pickle.dumps(encode))
+    features = encode([worker.prepare(picture) for picture in (pictures[0], *map(to_pil_image, pictures[1:]))])
+    assert worker._network is None
     transform: Any = create_transform(**resolve_model_data_config(model))  # type: ignore[no-untyped-call]
     with torch.no_grad():
         inputs = torch.stack([transform(to_pil_image(picture)) for picture in pictures])
@@ -40,9 +44,9 @@ def test_what_is_missing_is_told_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^test_vit without weights is no teacher: "):
         TimmImage("test_vit", pretrained=False)
     with pytest.raises(ValueError, match=r"^pretrained=.*nowhere\.pt: there is no such file: "):
-        TimmImage("test_vit", pretrained=str(tmp_path / "nowhere.pt"))([picture])
+        TimmImage("test_vit", pretrained=str(tmp_path / "nowhere.pt")).prepare(picture)
     with pytest.raises(ValueError, match=r"^no_such with pretrained=True: Unknown model .*: give another pair$"):
-        TimmImage("no_such")([picture])
+        TimmImage("no_such").prepare(picture)
     (tmp_path / "bad.pt").write_bytes(b"no weights")
     with pytest.raises(ValueError, match=r"^test_vit with pretrained=.*bad\.pt: [^\n]*: give another pair$"):
-        TimmImage("test_vit", pretrained=str(tmp_path / "bad.pt"))([picture])
+        TimmImage("test_vit", pretrained=str(tmp_path / "bad.pt")).prepare(picture)
