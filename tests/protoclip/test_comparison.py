@@ -51,7 +51,7 @@ def test_claims_name_arms(path: Path) -> None:
     settings = OmegaConf.load(path)
     base = OmegaConf.load(CONF / f"{settings.defaults[0]}.yaml") if "defaults" in settings else OmegaConf.create()
     arms = OmegaConf.merge(base, settings).arms
-    for claim in settings.get("claims", ()):
+    for claim in settings.claims if "claims" in settings else ():
         assert {claim.arm, claim.against} <= arms.keys()
         assert claim.arm != claim.against
     assert {arm.cost_of for arm in arms.values() if "cost_of" in arm} <= arms.keys()

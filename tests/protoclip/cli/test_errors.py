@@ -54,7 +54,7 @@ def the_run(runs: Path) -> Run:
         ("+terms.image_text.wieght=2", "terms.image_text.wieght: there is no such option: did you mean 'weight'?"),
         ("batch_size=[4", "cannot read 'batch_size=[4'"),
         ("method=clip,protoclip", "method=clip,protoclip': add -m for a sweep"),
-        ("prototype.kmeans.device=cuda", "this FAISS build has no GPU: set kmeans.backend=torch, or kmeans.device=cpu"),
+        ("prototype.kmeans.device=cuda", "this FAISS build has no GPU: set prototype.kmeans.backend=torch"),
         ("prototype.images_per_prototype=0.5", "set prototype.num_prototypes between 1 and 32"),
         ("episode.size=100", "set episode.size to 64 or less, or episode.replacement=true"),
         ("batch_size=64", "set batch_size between 1 and episode.size"),
