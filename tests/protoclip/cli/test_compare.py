@@ -133,7 +133,7 @@ def test_runs_of_several_processes_are_not_shared_out(tmp_path: Path, capsys: py
         ("+compare.arms.clip.cost_of=protoclip", "list that arm before this one"),
         ("~compare.arms.protoclip", "leave this one out by ~compare.arms.clip_equal_cost"),
         ("+compare.arms.clip.sede=[0]", "compare.arms.sede: there is no such option"),
-        ("compare.arms.clip_equal_cost.overrides=['teacher=minilm']", "run protoclip teacher data=... teacher=minilm"),
+        ("compare.arms.clip_equal_cost.overrides=['teacher=minilm']", "run protoclip teacher with the same words"),
         ("compare.claims=[{claim: x, arm: clip}]", "compare.claims.against: needs a value"),
     ],
 )

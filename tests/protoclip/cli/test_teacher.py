@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from PIL import Image
 
 from datamodules.manifests import ManifestPairs
 from protoclip.cli import main
 from protoclip.cli.compose import compose_config
-from protoclip.cli.translate import translated
+from protoclip.cli.teacher import Parts
+from protoclip.cli.translate import translate
 from protoclip.instantiate import instantiate
 from protoclip.teachers import TeacherCache, TimmImage, TransformersText
 from tests.tiny_bert import save_tiny_bert
@@ -113,13 +113,12 @@ def test_workers_prepare_the_pictures_with_the_same_result(
 def test_every_teacher_of_the_config_tree_is_built_without_its_model(name: str) -> None:
     config = compose_config([f"teacher={name}", "teacher.device=cpu"])
     assert list(config.teachers) == [name] == [config.teachers[name].name]
-    settings = translated(OmegaConf.to_container(config.teachers[name], resolve=True))
-    batch_size = settings.pop("batch_size")
-    cache = instantiate(TeacherCache, settings, "teachers")
+    data = translate(config)["data"]
+    cache = instantiate(Parts, {key: data[key] for key in ("train", "teachers")}, "data").teachers[name]
     assert cache.folder == f"teachers/scenes/{name}"
     assert (cache.encoder.device, cache.encoder._network) == ("cpu", None)
     assert json.dumps(cache.encoder.describe())
-    assert (cache.dims, batch_size) == (64, 64)
+    assert cache.dims == 64
 
 
 @pytest.mark.parametrize(
