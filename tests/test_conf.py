@@ -92,6 +92,7 @@ def test_every_yaml_composes_and_instantiates(
         config.episode.size = config.batch_size = 1
         if "prototype" in config:
             config.prototype.images_per_prototype = 1
+            config.prototype.kmeans.device = "cpu"
     for teacher in config.teachers.values():
         teacher.dims = 1  # as many as there are captions in the smallest corpus
     datamodule = build_datamodule(fill_caches(config))

@@ -151,7 +151,12 @@ def test_an_experiment_trains(experiment: str, manifest: Path, tmp_path: Path) -
     smaller += ["towers.name=small-resnet", "episode.size=16", "run.epochs=3", "num_workers=0", f"data.path={manifest}"]
     smaller += ["trainer.devices=1", "trainer.precision=32-true", "trainer.sync_batchnorm=false", f"runs={tmp_path}"]
     if "protoclip" in experiment:
-        smaller += [*TINY_PROTOTYPES, "teachers.roberta_large.dims=4", f"teacher.cache={tmp_path}"]
+        smaller += [
+            *TINY_PROTOTYPES,
+            "prototype.kmeans.device=cpu",
+            "teachers.roberta_large.dims=4",
+            f"teacher.cache={tmp_path}",
+        ]
     parts = build(fill_caches(composed(f"experiment={experiment}", *smaller))).fit()
     assert parts.trainer.global_step == 6
     locks = any(isinstance(callback, LockedImageTuning) for callback in parts.callbacks)

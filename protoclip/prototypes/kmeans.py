@@ -130,7 +130,9 @@ def _check_device(device: str, backend: str) -> None:
         import faiss  # noqa: PLC0415 - a tenth of a second that a run without prototypes need not pay
 
         if not getattr(faiss, "get_num_gpus", lambda: 0)():
-            raise ValueError("this FAISS build has no GPU: set prototype.kmeans.backend=torch, or prototype.kmeans.device=cpu")
+            raise ValueError(
+                "this FAISS build has no GPU: set prototype.kmeans.backend=torch, or prototype.kmeans.device=cpu"
+            )
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # which of the two depends on torch's build

@@ -277,7 +277,7 @@ def test_mistakes_are_told_in_one_line(
 @pytest.mark.parametrize("call", [lambda: kmeans(cloud(10, 4), 2, device="cuda"), lambda: KMeans(device="cuda")])
 def test_faiss_without_gpu_refuses_cuda(call: Callable[[], object]) -> None:
     """It would run on the CPU without a word."""
-    with pytest.raises(ValueError, match=r"kmeans\.backend=torch, or kmeans\.device=cpu") as caught:
+    with pytest.raises(ValueError, match=r"kmeans\.backend=torch, or prototype\.kmeans\.device=cpu") as caught:
         call()
     assert "\n" not in str(caught.value)
 
