@@ -33,7 +33,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         method: [sum(episode.get(phase, 0.0) for phase in COST_PHASES) for episode in measured]
         for method, measured in found.items()
     }
-    details = {f"seconds_{phase}": median(episode[phase] for episode in found["protoclip"]) for phase in COST_PHASES}
+    details = {
+        f"seconds_{phase}": median(episode.get(phase, 0.0) for episode in found["protoclip"]) for phase in COST_PHASES
+    }
     details |= {"relative_epoch_of_phases": relative_epoch(found["protoclip"]), "paper_relative_epoch": PAPER}
     write(
         Measured(

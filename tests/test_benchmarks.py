@@ -14,6 +14,7 @@ ROWS = {
     "prototypes": ["back_translate", "kmeans/faiss", "refresh"],
     "loss": ["prototype_loss/soft", "prototype_loss/hard"],
     "episode": ["episode"],
+    "locked": ["step/locked_image_tuning/clip", "step/locked_image_tuning/protoclip"],
 }
 WITHOUT_PEER = {"refresh"}
 WITH_MEMORY = {"kmeans/faiss", "prototype_loss/soft", "prototype_loss/hard"}
