@@ -215,7 +215,7 @@ def _numbers(cell: Cell | None) -> tuple[float | None, ...]:
 def print_table(table: Table, console: Console) -> None:
     """Print to a rich console, a group a column so that a screen holds many metrics, the best of each in bold."""
     view = rich.table.Table()
-    view.add_column("/".join(table.group_by))
+    view.add_column("/".join(table.group_by), no_wrap=True)
     for line in table.lines:
         view.add_column(escape(" ".join(line.key)), justify="right")
     groups = [cells[len(table.group_by) :] for cells in _texts(table, "[bold]{}[/bold]")]
