@@ -70,7 +70,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("episode", "moment"),
     [
         (0, "in training"),
-        *[(episode, "before the record is written") for episode in range(1, EPISODES)],
+        *[(episode, "before the record is written") for episode in range(2, EPISODES)],
         (EPISODES - 1, "in training"),
         (EPISODES - 1, "before the checkpoint"),
     ],
