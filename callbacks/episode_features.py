@@ -142,8 +142,7 @@ class RecordedFeatures:
         fresh = extract(module, datamodule, episode, keys, positions) if len(positions) else None
         if self._record is None:
             return None, {}
-        places = datamodule.plan.keys(episode, "extract")
-        indices = torch.tensor([key.index for key in places])
+        indices = torch.from_numpy(datamodule.plan.indices(datamodule.plan.block(episode)))
         visited = self._record.visited(indices)
         recorded = visited >= 0
         recorded[torch.from_numpy(positions)] = False
@@ -156,10 +155,10 @@ class RecordedFeatures:
             captions=self._record.captions(indices[kept]),
             classes=_integers(datamodule.train.label(index) for index in indices[kept].tolist()),
             positions=kept,
-            episode_size=len(places),
+            episode_size=len(indices),
         )
         ages = torch.cat([episode - visited[kept], torch.zeros(len(positions), dtype=torch.int64)])
-        return (found if fresh is None else found.joined(fresh)), _age_figures(ages, len(positions), len(places))
+        return (found if fresh is None else found.joined(fresh)), _age_figures(ages, len(positions), len(indices))
 
     def _oldest(self, datamodule: ImageTextDataModule, episode: int) -> np.ndarray:
         """Positions whose features are extracted, those of pairs never visited first, in order."""

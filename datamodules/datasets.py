@@ -61,11 +61,8 @@ class EpisodeDataset(Dataset[dict[str, Any]]):
                 self._tokenized[caption] = ids
         return ids
 
-    def caption_number(self, key: SampleKey) -> int:
-        """Which of a pair's captions is drawn, the same in both passes over a block."""
-        return self._draw(key, len(self.source.captions(key.index)))
-
-    def _draw(self, key: SampleKey, captions: int) -> int:
+    def caption_number(self, key: SampleKey, captions: int) -> int:
+        """Which of a pair's so many captions is drawn, the same in both passes over a block."""
         return derive_seed(self.seed, "caption", key.block, key.position) % captions
 
     def pair(self, key: SampleKey) -> tuple[int, Picture, int, str]:
@@ -80,7 +77,7 @@ class EpisodeDataset(Dataset[dict[str, Any]]):
             index = drawn if attempt else key.index
             try:
                 picture, captions = self.source.image(index), self.source.captions(index)
-                number = self._draw(key, len(captions))
+                number = self.caption_number(key, len(captions))
                 return index, picture, number, captions[number]
             except UnreadableSample as error:
                 reason = str(error)

@@ -87,12 +87,6 @@ class EpisodePlan:
             return order[start : start + self.size]
         return self._generator("draw", block).choice(self.corpus_size, self.size, replace=self.replacement)
 
-    def keys(self, episode: int, purpose: str) -> list[SampleKey]:
-        """The samples of an episode by position."""
-        block = self.block(episode)
-        indices = self.indices(block).tolist()
-        return [SampleKey(index, position, episode, block, purpose) for position, index in enumerate(indices)]
-
     def order(self, episode: int) -> np.ndarray:
         """Positions in the order in which an episode trains on them [size]."""
         return self._generator("order", episode).permutation(self.size)
@@ -147,9 +141,11 @@ class EpisodeSampler(Sampler[SampleKey]):
         return len(self._positions(self.episode))
 
     def __iter__(self) -> Iterator[SampleKey]:
-        keys = self.plan.keys(self.episode, self.purpose)
-        for position in self._positions(self.episode).tolist():
-            yield keys[position]
+        episode = self.episode
+        block = self.plan.block(episode)
+        indices = self.plan.indices(block)
+        for position in self._positions(episode).tolist():
+            yield SampleKey(int(indices[position]), position, episode, block, self.purpose)
 
     def _positions(self, episode: int) -> np.ndarray:
         """Positions of this process in their order."""

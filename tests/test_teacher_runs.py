@@ -170,7 +170,10 @@ def rows_of(built: Built, teacher: str, block: int, episode: int) -> tuple[Tenso
     """Which row of the cache each position of an episode has, and the number of its drawn caption."""
     drawn = built.datamodule.plan.indices(block).tolist()
     keys = [SampleKey(index, place, episode, block, "train") for place, index in enumerate(drawn)]
-    numbers = torch.tensor([built.datamodule.dataset.caption_number(key) for key in keys])
+    data = built.datamodule
+    counts = [len(data.train.captions(index)) for index in drawn]
+    pairs = zip(keys, counts, strict=True)
+    numbers = torch.tensor([data.dataset.caption_number(key, captions) for key, captions in pairs])
     first = cached(built, teacher)[1][drawn]
     return (first + numbers if teacher == "minilm" else first), numbers
 

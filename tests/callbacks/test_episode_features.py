@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from callbacks.episode_features import extract
 from callbacks.prototype_refresh import PrototypeRefresh
 from datamodules.datamodule import ImageTextDataModule
+from datamodules.episodes import EpisodeSampler
 from protoclip.module import ImageTextPretraining
 from protoclip.prototypes import LEFT_OUT, EpisodeFeatures, Prototypes
 from tests.tiny import Built, build, tiny_config
@@ -171,8 +172,9 @@ def drawn(datamodule: ImageTextDataModule, episode: int) -> list[int]:
 
 def caption_of(datamodule: ImageTextDataModule, pair: int, episode: int) -> int:
     """Which caption a pair was trained with in an episode."""
-    key = next(key for key in datamodule.plan.keys(episode, "train") if key.index == pair)
-    return datamodule.dataset.caption_number(key)
+    places = EpisodeSampler(datamodule.plan, purpose="extract", batch_size=1, episode=episode)
+    key = next(key for key in places if key.index == pair)
+    return datamodule.dataset.caption_number(key, len(datamodule.train.captions(pair)))
 
 
 def test_the_files_hold_each_pairs_last_training_features(

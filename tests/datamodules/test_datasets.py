@@ -68,7 +68,8 @@ def dataset(photos: Photos | None = None, *, seed: int = 0, texts: Sequence[str]
 
 
 def caption(samples: EpisodeDataset, key: SampleKey) -> str:
-    return samples.source.captions(key.index)[samples.caption_number(key)]
+    captions = samples.source.captions(key.index)
+    return captions[samples.caption_number(key, len(captions))]
 
 
 KEY = SampleKey(index=7, position=3, episode=4, block=2, purpose="train")
