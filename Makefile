@@ -21,8 +21,8 @@ setup: $(READY)  ## make the environment in .venv
 demo: $(READY)  ## pretrain CLIP and ProtoCLIP on the embedded corpus and compare them (5 minutes)
 	$(BIN)/protoclip compare experiment=demo
 
-test: $(READY)  ## run the fast tests
-	$(BIN)/python -m pytest -q
+test: $(READY)  ## run the fast tests, in two processes
+	$(BIN)/python -m pytest -q -n 2
 
 test-all: $(READY)  ## run all tests, the slow ones too
 	$(BIN)/python -m pytest -q -m 'slow or not slow'

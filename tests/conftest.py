@@ -36,6 +36,13 @@ TINY = (
 TINY_PROTOTYPES = ("heads.prototype.hidden_dim=16", "heads.prototype.out_dim=8", "prototype.kmeans.iterations=4")
 
 
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """A file stays in one of pytest-xdist's processes, with what its tests share; all users of the pool in the same."""
+    for item in items:
+        uses_pool = "pool" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("pool" if uses_pool else item.path.name))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
