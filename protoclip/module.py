@@ -6,7 +6,7 @@ term turns the shared features into a loss, and the losses are added with the we
 
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from protoclip.clock import PhaseClock
 from protoclip.distributed import broadcast_buffers, mean_figures, total
 from protoclip.divergence import check_loss
 from protoclip.evaluation import feature_std, modality_gap
-from protoclip.parts import build_heads, check_parts, named_parts, used_terms
+from protoclip.parts import build_heads, check_parts, named_parts, reads, used_terms
 from protoclip.phases import Phase, term_weights
 from protoclip.prototypes import PrototypeBank
 from protoclip.ranges import NonNegativeFloat
@@ -90,7 +90,11 @@ class ImageTextPretraining(pl.LightningModule):
         self._validation_sums = torch.zeros(0, 2)
         self.required = tuple(dict.fromkeys(key for term in used.values() for key in term.required))
         self.returned: tuple[FeatureKey, ...] = ()
-        self.heads = build_heads(heads or {}, towers, self.required)
+        self._keeping = [term for term in used.values() if type(term).update is not Term.update]
+        self._last_inputs: StepInputs | None = None
+        self._called = {name: tower for term in used.values() for name, tower in term.heads.items()}
+        asked = {(key.output, key.tower) for key in self.required}.union(self._called.items())
+        self.heads = build_heads(heads or {}, towers, asked)
 
     @property
     def required_teachers(self) -> set[str]:
@@ -107,23 +111,30 @@ class ImageTextPretraining(pl.LightningModule):
         weights = term_weights({name: self._term(name).weight for name in self.terms}, self.phases, episode)
         return {name: weights[name] for name in self.terms}
 
-    def encode(self, tower: str, inputs: Tensor) -> dict[str, Tensor]:
-        """Every output of a tower and its heads, for images [batch, 3, height, width] or token ids [batch, length]."""
-        if tower == "image":
+    def encode(self, tower: str, inputs: Tensor, heads: Collection[str] | None = None) -> dict[str, Tensor]:
+        """Outputs of a tower and its heads.
+
+        Args:
+            tower: ``image`` or ``text``.
+            inputs: images [batch, 3, height, width], regions [batch, boxes, roi_dim] or token ids [batch, length].
+            heads: those to run; None for all but those that terms call themselves.
+        """
+        if inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         outputs: dict[str, Tensor] = self.towers.get_submodule(tower)(inputs)
         for name, pair in self.heads.items():
             assert isinstance(pair, nn.ModuleDict)
-            if tower in pair:
-                outputs[name] = pair[tower](outputs["embedding"])
+            if tower in pair and (name not in self._called if heads is None else name in heads):
+                outputs[name] = pair[tower](outputs[reads(pair[tower])])
         return outputs
 
     def forward(self, batch: Batch) -> Features:
         """The features that the terms require; ``batch`` holds the views by name."""
         features: Features = {}
         for view, tower in self.required_views.items():
-            outputs = self.encode(tower, batch[view])
-            features |= {FeatureKey(tower, view, name): _full_precision(value) for name, value in outputs.items()}
+            wanted = dict.fromkeys(key.output for key in self.required if key.view == view)
+            outputs = self.encode(tower, batch[view], wanted)
+            features |= {FeatureKey(tower, view, name): _full_precision(outputs[name]) for name in wanted}
         return features
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
@@ -132,8 +143,10 @@ class ImageTextPretraining(pl.LightningModule):
         if episode != self.current_epoch:
             raise RuntimeError(f"the loader delivered episode {episode} in episode {self.current_epoch}")
         features = self(batch)
+        inputs = self._inputs(features, batch)
         with torch.autocast(self.device.type, enabled=False):
-            loss, figures = self._loss(self._inputs(features, batch), self.active_weights(episode))
+            loss, figures = self._loss(inputs, self.active_weights(episode))
+        self._last_inputs = inputs if self._keeping else None
         check_loss(loss, figures, features, batch, self.global_step)
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             figures = mean_figures(figures | self._representation_figures(features), self.device)
@@ -165,6 +178,8 @@ class ImageTextPretraining(pl.LightningModule):
             block=int(batch["block"][0]),
             gathers=True,
             teachers={name: batch[teacher_view(name)] for name in self.required_teachers},
+            targets={name: batch[name] for term in self.terms for name in self._term(term).targets},
+            heads={name: self.get_submodule(f"heads.{name}.{tower}") for name, tower in self._called.items()},
         )
 
     def _representation_figures(self, features: Features) -> dict[str, float]:
@@ -270,11 +285,16 @@ class ImageTextPretraining(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, then put the temperatures back into their range."""
+        """Step, then put the temperatures back into their range and let terms renew what they keep."""
         super().optimizer_step(*args, **kwargs)
         for temperature in self.temperatures.values():
             assert isinstance(temperature, Temperature)
             temperature.clamp()
+        if self._last_inputs is not None:
+            with torch.no_grad():
+                for term in self._keeping:
+                    term.update(self._last_inputs)
+            self._last_inputs = None
 
     def _term(self, name: str) -> Term:
         term = self.terms[name]
@@ -288,7 +308,8 @@ def _full_precision(value: Tensor) -> Tensor:
 
 def _untrained(term: Term, inputs: StepInputs) -> Tensor:
     """Zero that depends on all that the term would train, so that every parameter has a gradient in every phase."""
-    parts = [inputs.features[key].sum() for key in term.required]
+    parts = [value.sum() for key in term.required if (value := inputs.features[key]).is_floating_point()]
     parts += [inputs.logit_scales[name] for name in term.temperatures]
-    parts += [parameter.sum() for parameter in term.parameters()]
+    trained = [term, *(inputs.heads[name] for name in term.heads)]
+    parts += [parameter.sum() for part in trained for parameter in part.parameters()]
     return 0.0 * torch.stack(parts).sum()

@@ -8,9 +8,11 @@ from typing import TypeVar
 from torch import nn
 
 from protoclip.phases import Phase, check_phases
-from protoclip.terms import FeatureKey, Term
+from protoclip.terms import Term
 
-TOWER_OUTPUTS = ("pooled", "embedding", "features", "tokens")
+TOWER_OUTPUTS = ("pooled", "embedding", "features", "tokens", "token_mask")
+WIDTHS = {"pooled": "pooled_dim", "embedding": "embed_dim", "tokens": "token_dim"}
+"""A tower's attribute that is the width of an output."""
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -37,7 +39,7 @@ def check_parts(terms: Mapping[str, Term], **parts: Mapping[str, object]) -> Non
         ValueError: with the part that is missing.
     """
     for name, term in terms.items():
-        outputs = {key.output for key in term.required} - set(TOWER_OUTPUTS)
+        outputs = {key.output for key in term.required}.union(term.heads) - set(TOWER_OUTPUTS)
         wanted = {"heads": outputs, "temperatures": set(term.temperatures), "banks": set(term.banks)}
         for kind, names in wanted.items():
             if missing := names - set(parts[kind]):
@@ -51,22 +53,29 @@ def named_parts(parts: Mapping[str, M], names: Iterable[Iterable[str]]) -> dict[
 
 
 def build_heads(
-    heads: Mapping[str, Callable[[int], nn.Module]], towers: nn.Module, required: Collection[FeatureKey]
+    heads: Mapping[str, Callable[[int], nn.Module]], towers: nn.Module, asked: Collection[tuple[str, str]]
 ) -> nn.ModuleDict:
     """One head per name and tower that some term asks for, those of equal widths from the same initial weights.
 
     Args:
-        heads: by name, a function from the width of a tower's embedding.
+        heads: by name, a function from the width of what the head reads: an output of a tower, its embedding unless
+            the head's class names another as ``reads``.
         towers: with the towers ``image`` and ``text``.
-        required: the features that the terms read.
+        asked: names of heads with a tower each.
     """
     result = nn.ModuleDict()
     for name, build in heads.items():
-        asked = sorted({key.tower for key in required if key.output == name}, reverse=True)
-        widths = {tower: int(getattr(towers, tower).embed_dim) for tower in asked}
+        names = sorted({tower for head, tower in asked if head == name}, reverse=True)
+        width = WIDTHS[reads(build)]
+        widths = {tower: int(getattr(getattr(towers, tower), width)) for tower in names}
         pair: dict[str, nn.Module] = {}
-        for tower, width in widths.items():
-            twin = next((other for other in pair if widths[other] == width), None)
-            pair[tower] = copy.deepcopy(pair[twin]) if twin else build(width)
+        for tower, size in widths.items():
+            twin = next((other for other in pair if widths[other] == size), None)
+            pair[tower] = copy.deepcopy(pair[twin]) if twin else build(size)
         result[name] = nn.ModuleDict(pair)
     return result
+
+
+def reads(head: object) -> str:
+    """The tower's output that a head, or what builds it, works on."""
+    return str(getattr(getattr(head, "func", head), "reads", "embedding"))

@@ -18,7 +18,7 @@ class FeatureKey(NamedTuple):
     view: str
     """Name of the view that goes through the tower."""
     output: str
-    """``pooled``, ``embedding``, ``features``, ``tokens``, or the name of a head."""
+    """``pooled``, ``embedding``, ``features``, ``tokens``, ``token_mask``, or the name of a head."""
 
 
 def teacher_view(name: str) -> str:
@@ -44,6 +44,10 @@ class StepInputs:
     """Whether every process is in this step with as many rows of one batch, so that terms may gather."""
     teachers: Mapping[str, Tensor] = field(default_factory=dict)
     """Features of external teachers by name [batch, dims], constants."""
+    targets: Mapping[str, Tensor] = field(default_factory=dict)
+    """What the loader made beside a view's input, such as the labels of masked tokens, by name."""
+    heads: Mapping[str, nn.Module] = field(default_factory=dict)
+    """Heads that a term calls itself, by name."""
 
 
 class Term(nn.Module, ABC):
@@ -78,6 +82,19 @@ class Term(nn.Module, ABC):
     def teachers(self) -> tuple[str, ...]:
         """Names of the external teachers whose features it uses."""
         return ()
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the batch's entries that it reads beside features."""
+        return ()
+
+    @property
+    def heads(self) -> Mapping[str, str]:
+        """Heads that it calls itself, on a part of what they read, and each one's tower."""
+        return {}
+
+    def update(self, inputs: StepInputs) -> None:
+        """Renew what it keeps between steps, such as a queue; called after the optimizer step, without gradient."""
 
     @abstractmethod
     def forward(self, inputs: StepInputs) -> dict[str, Tensor]:
