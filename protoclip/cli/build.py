@@ -85,6 +85,9 @@ def check_settings(config: DictConfig) -> dict[str, Any]:
         value = settings["trainer"].get(name)
         if value is not None and value < least:
             raise ValueError(f"{origin(config, ('trainer', name))}={value}: should be {least} or more")
+    recipe = config.recipe
+    if recipe.name != "matched" and recipe.of is None:
+        raise ValueError(f"method={config.method} has no recipe={recipe.name}: choose recipe=matched")
     fused = settings["model"]["optimizer"].get("init_args", {}).get("fused")
     if fused and settings["trainer"].get("precision") == "16-mixed" and settings["trainer"].get("gradient_clip_val"):
         raise ValueError("a fused optimizer cannot clip under 16-mixed: set optimizer.optimizer.fused=false")
