@@ -8,8 +8,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from protoclip.losses.rows import compared
-
 
 def token_similarity(
     image_tokens: Tensor,
@@ -44,7 +42,6 @@ def filip_loss(
     *,
     image_mask: Tensor | None = None,
     rows: slice | None = None,
-    valid: Tensor | None = None,
     block: int | None = None,
     keep_tokens: float | None = None,
 ) -> Tensor:
@@ -57,14 +54,13 @@ def filip_loss(
         text_mask: bool [batch, text_length], True for a real token, at least one in a text; None for all.
         image_mask: likewise of the images.
         rows: the anchors among the rows; None for all.
-        valid: bool [batch]; rows that are False stay out as anchors and as candidates. None for all.
         block: anchors whose similarities are computed at once, and again in the backward pass, so that memory is that
             of a block; None for all.
         keep_tokens: share of each sample's real tokens that take part, rounded up: those whose best match over all
             samples of the other modality is best. None for all.
 
     Returns:
-        Scalar, the mean of the image-to-text and text-to-image cross entropies; 0 where no row is valid.
+        Scalar, the mean of the image-to-text and text-to-image cross entropies.
 
     Raises:
         ValueError: rows that do not match, a block below 1, or a share outside (0, 1].
@@ -73,17 +69,19 @@ def filip_loss(
         raise ValueError(f"block is 1 or more, not {block}")
     if keep_tokens is not None and not 0 < keep_tokens <= 1:
         raise ValueError(f"keep_tokens is a share of the tokens in (0, 1], not {keep_tokens}")
-    masks = _all_real(image_tokens, image_mask), _all_real(text_tokens, text_mask)
-    kept, anchors, divisor = compared(image_tokens, text_tokens, *masks, rows=rows, valid=valid)
-    image, text = (kept[0], kept[2]), (kept[1], kept[3])
-    if keep_tokens is not None and len(image[0]):
+    if len(image_tokens) != len(text_tokens):
+        raise ValueError(f"filip_loss needs matched rows, got {len(image_tokens)} images, {len(text_tokens)} texts")
+    rows = rows or slice(None)
+    image = image_tokens, _all_real(image_tokens, image_mask)
+    text = text_tokens, _all_real(text_tokens, text_mask)
+    if keep_tokens is not None:
         image, text = _select(*image, *text, keep_tokens, block), _select(*text, *image, keep_tokens, block)
-    targets = torch.arange(len(image[0]), device=image_tokens.device)[anchors]
-    sums = []
+    targets = torch.arange(len(image_tokens), device=image_tokens.device)[rows]
+    losses = []
     for (own, own_mask), others in ((image, text), (text, image)):
-        logits = logit_scale * _best_matches(own[anchors], own_mask[anchors], *others, block)
-        sums.append(F.cross_entropy(logits, targets, reduction="sum"))
-    return torch.stack(sums).mean() / divisor
+        logits = logit_scale * _best_matches(own[rows], own_mask[rows], *others, block)
+        losses.append(F.cross_entropy(logits, targets))
+    return torch.stack(losses).mean()
 
 
 def _all_real(tokens: Tensor, mask: Tensor | None) -> Tensor:
