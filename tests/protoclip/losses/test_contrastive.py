@@ -1,13 +1,14 @@
 """Contrastive losses by a hand value, by a slow oracle, by what flows back, and by 20 steps down."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from protoclip.losses import SMOOTHINGS, clip_loss
+from protoclip.losses import SMOOTHINGS, clip_loss, nearest_neighbour_loss, sigmoid_loss
 from tests.protoclip.losses.common import DTYPES, go_down, scale, unit_rows
 
 
@@ -83,22 +84,6 @@ def test_clip_loss_is_symmetric() -> None:
     assert torch.allclose(clip_loss(image, text, scale()), clip_loss(text, image, scale()), rtol=1e-14)
 
 
-@pytest.mark.parametrize("kind", SMOOTHINGS)
-def test_rows_average_to_the_whole(kind: str) -> None:
-    """What each of two devices computes on its own anchors, averaged: loss and gradients of one process."""
-
-    def compute(*slices: slice | None) -> tuple[Tensor, ...]:
-        leaves = unit_rows(8, 5, 9).requires_grad_(), unit_rows(8, 5, 10).requires_grad_(), scale()
-        losses = [clip_loss(*leaves, label_smoothing=0.2, smoothing=kind, rows=rows) for rows in slices]
-        loss = torch.stack(losses).mean()
-        return loss.detach(), *torch.autograd.grad(loss, leaves)
-
-    whole = compute(None)
-    for split in ((slice(0, 4), slice(4, 8)), tuple(slice(i, i + 2) for i in range(0, 8, 2))):
-        for ours, theirs in zip(compute(*split), whole, strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_clip_loss_keeps_the_dtype_and_reaches_all_leaves(dtype: torch.dtype) -> None:
     image, text = unit_rows(6, 5, 11, dtype).requires_grad_(), unit_rows(6, 5, 12, dtype).requires_grad_()
@@ -112,25 +97,7 @@ def test_clip_loss_keeps_the_dtype_and_reaches_all_leaves(dtype: torch.dtype) ->
         assert bool((leaf.grad != 0).any())
 
 
-def test_clip_gradients_are_exact() -> None:
-    leaves = unit_rows(4, 3, 13).requires_grad_(), unit_rows(4, 3, 14).requires_grad_(), scale(3.0)
-    for kind in SMOOTHINGS:
-        assert torch.autograd.gradcheck(lambda *x, k=kind: clip_loss(*x, label_smoothing=0.2, smoothing=k), leaves)
-
-
-def test_clip_loss_goes_down() -> None:
-    image, text = unit_rows(6, 5, 15).requires_grad_(), unit_rows(6, 5, 16).requires_grad_()
-
-    def loss() -> Tensor:
-        return clip_loss(F.normalize(image, dim=1), F.normalize(text, dim=1), scale(5.0))
-
-    first, last = go_down(loss, [image, text])
-    assert last < 0.9 * first
-
-
-def test_clip_loss_refuses_other_shapes_and_smoothings() -> None:
-    with pytest.raises(ValueError, match="matched rows"):
-        clip_loss(unit_rows(4, 3, 0), unit_rows(5, 3, 0), scale())
+def test_clip_loss_refuses_other_smoothings() -> None:
     with pytest.raises(ValueError, match="negatives, literal, uniform, not 'soft'"):
         clip_loss(unit_rows(4, 3, 0), unit_rows(4, 3, 0), scale(), label_smoothing=0.1, smoothing="soft")
     with pytest.raises(ValueError, match="smoothing"):
@@ -142,3 +109,145 @@ def test_clip_loss_refuses_other_shapes_and_smoothings() -> None:
 def test_clip_loss_refuses_amounts_outside_the_unit_interval(kind: str, amount: float) -> None:
     with pytest.raises(ValueError, match="label_smoothing"):
         clip_loss(unit_rows(4, 3, 0), unit_rows(4, 3, 0), scale(), label_smoothing=amount, smoothing=kind)
+
+
+def test_clip_loss_is_that_of_open_clip() -> None:
+    from open_clip.loss import ClipLoss
+
+    image, text = unit_rows(7, 5, 20), unit_rows(7, 5, 21)
+    assert clip_loss(image, text, scale()).item() == pytest.approx(ClipLoss()(image, text, scale()).item(), rel=1e-12)
+
+
+# SigLIP's loss -------------------------------------------------------------------------------------------------------
+def bias(value: float = -3.0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.tensor(value, dtype=dtype, requires_grad=True)
+
+
+def test_sigmoid_loss_hand_value() -> None:
+    image = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    text = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
+    # logits at scale 2 and bias -1: [[1, .2], [-1, .6]], negative where they match
+    signed = (-1.0, 0.2, -1.0, -0.6)
+    expected = sum(math.log(1 + math.exp(value)) for value in signed) / 2
+    assert sigmoid_loss(image, text, torch.tensor(2.0), torch.tensor(-1.0)).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_sigmoid_loss_is_the_oracle_and_that_of_open_clip() -> None:
+    from open_clip.loss import SigLipLoss
+
+    image, text = unit_rows(7, 5, 22), unit_rows(7, 5, 23)
+    total = 0.0
+    for i in range(7):
+        for j in range(7):
+            logit = 9.0 * float(image[i].dot(text[j])) - 3.0
+            total += math.log(1 + math.exp(-logit if i == j else logit))
+    loss = sigmoid_loss(image, text, scale(), bias()).item()
+    assert loss == pytest.approx(total / 7, rel=1e-12)
+    assert loss == pytest.approx(SigLipLoss()(image, text, scale(), bias()).item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sigmoid_loss_stays_finite_at_large_logits(dtype: torch.dtype) -> None:
+    leaves = unit_rows(6, 5, 24, dtype).requires_grad_(), scale(1e4, dtype), bias(-1e3, dtype)
+    loss = sigmoid_loss(leaves[0], -leaves[0], leaves[1], leaves[2])
+    assert loss.dtype == dtype
+    assert all(bool(value.isfinite().all()) for value in (loss, *torch.autograd.grad(loss, leaves)))
+
+
+# Nearest neighbours --------------------------------------------------------------------------------------------------
+def test_nearest_neighbour_loss_hand_values() -> None:
+    image = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    neighbours = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
+    # logits at scale 2: [[2, 1.2], [0, 1.6]]
+    to_neighbour = (math.log(1 + math.exp(1.2 - 2)) + math.log(1 + math.exp(0 - 1.6))) / 2
+    to_image = (math.log(1 + math.exp(0 - 2)) + math.log(1 + math.exp(1.2 - 1.6))) / 2
+    one_way = nearest_neighbour_loss(image, neighbours, torch.tensor(2.0)).item()
+    assert one_way == pytest.approx(to_neighbour, rel=1e-6)
+    both = nearest_neighbour_loss(image, neighbours, torch.tensor(2.0), symmetric=True).item()
+    assert both == pytest.approx((to_neighbour + to_image) / 2, rel=1e-6)
+
+
+def test_nearest_neighbour_loss_is_the_oracle() -> None:
+    image, neighbours = unit_rows(7, 5, 25), unit_rows(7, 5, 26)
+    total = 0.0
+    for i in range(7):
+        logits = [9.0 * float(image[i].dot(row)) for row in neighbours]
+        total += math.log(sum(math.exp(logit) for logit in logits)) - logits[i]
+    assert nearest_neighbour_loss(image, neighbours, scale()).item() == pytest.approx(total / 7, rel=1e-12)
+    symmetric = nearest_neighbour_loss(image, neighbours, scale(), symmetric=True)
+    torch.testing.assert_close(symmetric, clip_loss(image, neighbours, scale()), rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_neighbours_are_constants(symmetric: bool) -> None:
+    leaves = unit_rows(6, 5, 27).requires_grad_(), unit_rows(6, 5, 28, torch.float32).requires_grad_(), scale()
+    loss = nearest_neighbour_loss(*leaves, symmetric=symmetric)
+    assert loss.dtype == torch.float64
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert [leaf.grad is not None for leaf in leaves] == [True, False, True]
+
+
+# All of them ---------------------------------------------------------------------------------------------------------
+Loss = Callable[..., Tensor]
+LOSSES: dict[str, Loss] = {
+    "clip": clip_loss,
+    **{kind: lambda *x, k=kind, **o: clip_loss(*x, label_smoothing=0.2, smoothing=k, **o) for kind in SMOOTHINGS},
+    "sigmoid": lambda i, t, s, **options: sigmoid_loss(i, t, s, bias(), **options),
+    "neighbour": lambda i, t, s, **options: nearest_neighbour_loss(i, t.detach(), s, **options) + 0 * t.sum(),
+    "symmetric": lambda i, t, s, **o: nearest_neighbour_loss(i, t.detach(), s, symmetric=True, **o) + 0 * t.sum(),
+}
+each_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+VALID = torch.tensor([True, False, False, True, True, True, False, False])
+"""In slices of two rows: one, one, two and none."""
+
+
+def compute(loss: Loss, *slices: slice | None, valid: Tensor | None = None) -> tuple[Tensor, ...]:
+    """The mean over slices, as devices have it, and its gradients."""
+    leaves = unit_rows(8, 5, 30).requires_grad_(), unit_rows(8, 5, 31).requires_grad_(), scale()
+    mean = torch.stack([loss(*leaves, rows=rows, valid=valid) for rows in slices]).mean()
+    return mean.detach(), *torch.autograd.grad(mean, leaves)
+
+
+@each_loss
+@pytest.mark.parametrize("valid", [None, VALID])
+def test_slices_average_to_the_whole(loss: Loss, valid: Tensor | None) -> None:
+    whole = compute(loss, None, valid=valid)
+    for size in (4, 2):
+        parts = [slice(start, start + size) for start in range(0, 8, size)]
+        for ours, theirs in zip(compute(loss, *parts, valid=valid), whole, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
+
+
+@each_loss
+def test_rows_that_are_left_out_are_neither_anchors_nor_candidates(loss: Loss) -> None:
+    image, text = unit_rows(8, 5, 30), unit_rows(8, 5, 31)
+    expected = loss(image[VALID], text[VALID], scale())
+    value, image_gradient, text_gradient, _ = compute(loss, None, valid=VALID)
+    torch.testing.assert_close(value, expected.detach(), rtol=1e-12, atol=0)
+    assert torch.equal(image_gradient.any(dim=1), VALID)
+    assert not bool(text_gradient[~VALID].any())
+
+
+@each_loss
+def test_no_row_at_all_is_zero_with_a_graph(loss: Loss) -> None:
+    for value in compute(loss, slice(0, 4), slice(4, 8), valid=torch.zeros_like(VALID)):
+        assert not bool(value.any())
+
+
+@each_loss
+def test_gradients_are_exact(loss: Loss) -> None:
+    image, text = unit_rows(4, 3, 32).requires_grad_(), unit_rows(4, 3, 33)
+    assert torch.autograd.gradcheck(lambda image, scale: loss(image, text, scale), (image, scale(3.0)))
+
+
+@each_loss
+def test_goes_down(loss: Loss) -> None:
+    image, text = unit_rows(6, 5, 34).requires_grad_(), unit_rows(6, 5, 35).requires_grad_()
+    first, last = go_down(lambda: loss(F.normalize(image, dim=1), F.normalize(text, dim=1), scale(5.0)), [image, text])
+    assert last < 0.95 * first
+
+
+@pytest.mark.parametrize("loss", ["clip", "sigmoid", "neighbour"])
+def test_refuses_rows_that_do_not_match(loss: str) -> None:
+    with pytest.raises(ValueError, match="_loss needs matched rows"):
+        LOSSES[loss](unit_rows(4, 3, 0), unit_rows(5, 3, 0), scale())
