@@ -83,6 +83,8 @@ class ImageTextPretraining(pl.LightningModule):
         self.phases = dict(phases or {})
         used = used_terms(terms, self.phases)
         check_parts(used, heads=heads or {}, temperatures=temperatures, banks=banks or {})
+        for term in used.values():
+            term.build(towers)
         self.terms = nn.ModuleDict(used)
         self.temperatures = nn.ModuleDict(named_parts(temperatures, (term.temperatures for term in used.values())))
         self.banks = nn.ModuleDict(named_parts(banks or {}, (term.banks for term in used.values())))
@@ -192,6 +194,7 @@ class ImageTextPretraining(pl.LightningModule):
             else:
                 losses.append(_untrained(term, inputs))
         figures |= {f"logit_scale/{name}": scale.detach() for name, scale in inputs.logit_scales.items()}
+        figures |= {f"logit_bias/{name}": bias.detach() for name, bias in inputs.logit_biases.items()}
         loss = torch.stack(losses).sum()
         return loss, figures | {"loss": loss.detach()}
 
@@ -206,7 +209,12 @@ class ImageTextPretraining(pl.LightningModule):
             teachers={name: batch[teacher_view(name)] for name in self.required_teachers},
             targets={name: batch[name] for term in self.terms for name in self._term(term).targets},
             heads={name: self.get_submodule(f"heads.{name}.{tower}") for name, tower in self._called.items()},
+            logit_biases=self._logit_biases,
         )
+
+    @property
+    def _logit_biases(self) -> dict[str, Tensor]:
+        return {name: bias for name, value in self.temperatures.items() if isinstance(bias := value.bias, Tensor)}
 
     def _representation_figures(self, features: Features) -> dict[str, float]:
         """Modality gap and spread of the local batch (ProtoCLIP, Fig. 7)."""
@@ -228,7 +236,8 @@ class ImageTextPretraining(pl.LightningModule):
                 rows = slice(None) if tower == "image" else first
                 features |= {FeatureKey(tower, view, name): value[rows] for name, value in outputs[tower].items()}
             scales = {name: temperature() for name, temperature in self.temperatures.items()}
-            inputs = StepInputs(features, scales, {}, positions=batch["index"], block=-1)
+            biases = self._logit_biases
+            inputs = StepInputs(features, scales, {}, positions=batch["index"], block=-1, logit_biases=biases)
             with torch.autocast(self.device.type, enabled=False):
                 loss = torch.stack(
                     [weight * self._term(name)(inputs)["loss"] for name, weight in weights.items()]
@@ -336,6 +345,7 @@ def _untrained(term: Term, inputs: StepInputs) -> Tensor:
     """Zero that depends on all that the term would train, so that every parameter has a gradient in every phase."""
     parts = [value.sum() for key in term.required if (value := inputs.features[key]).is_floating_point()]
     parts += [inputs.logit_scales[name] for name in term.temperatures]
+    parts += [inputs.logit_biases[name] for name in term.temperatures if name in inputs.logit_biases]
     trained = [term, *(inputs.heads[name] for name in term.heads)]
     parts += [parameter.sum() for part in trained for parameter in part.parameters()]
     return 0.0 * torch.stack(parts).sum()
