@@ -1,9 +1,10 @@
 """What the commands share that go through a corpus once: parts of a config, and the pairs in order."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import track
 from torch.utils.data import DataLoader, Dataset
@@ -11,10 +12,18 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.sources import PairSource, UnreadableSample
 from protoclip.caches import Sample
 from protoclip.cli.explain import explain
+from protoclip.cli.translate import translate, translated
 from protoclip.instantiate import SettingsError, instantiate
 
 T = TypeVar("T")
 Prepare: TypeAlias = Callable[[PairSource, int], Sample]
+
+
+@dataclass
+class _Corpus:
+    """The part of ``data`` that holds it."""
+
+    train: PairSource
 
 
 class _Samples(Dataset[Sample]):
@@ -47,6 +56,17 @@ def built(cls: type[T], settings: Mapping[str, Any], key: str, config: DictConfi
         return instantiate(cls, settings, key)
     except SettingsError as error:
         raise ValueError(explain(str(error), config)) from error
+
+
+def section(cls: type[T], key: str, config: DictConfig) -> T:
+    """Make what a whole section of a config says; arguments and errors as of ``built``."""
+    plain = OmegaConf.to_container(config[key], resolve=True)
+    return built(cls, translated(plain), key, config)
+
+
+def training_pairs(config: DictConfig) -> PairSource:
+    """The corpus that a config trains on; errors as of ``built``."""
+    return built(_Corpus, {"train": translate(config)["data"]["train"]}, "data", config).train
 
 
 def corpus_samples(

@@ -1,4 +1,4 @@
-"""Encodes a corpus into a teacher's cache (see ``protoclip.caches``): rows as the model gives them, projected at the end."""
+"""Encodes a corpus into a teacher's cache (see ``protoclip.caches``): rows as the model gives them, then PCA."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import file_digest
