@@ -122,7 +122,10 @@ def check_views(module: ImageTextPretraining, datamodule: ImageTextDataModule) -
     if masked and module.towers.text.vocab_size <= datamodule.tokenize.mask_id:
         raise ValueError(f"the text view {masked[0]!r} has mask tokens: set towers.mask_token=true")
     entrance: Any = getattr(module.towers.image, "regions", None)
-    for name in dataset.made & dataset.region_views.keys():
+    read = dataset.made & dataset.region_views.keys()
+    if entrance is not None and not read:
+        raise ValueError("no term reads regions: set towers.roi_dim=null")
+    for name in read:
         dim = dataset.region_views[name].dim(datamodule.train)
         if entrance is None or entrance.projection.in_features != dim:
             raise ValueError(f"the view {name!r} has {dim} numbers for a box: set towers.roi_dim={dim}")
