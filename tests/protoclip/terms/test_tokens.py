@@ -16,11 +16,11 @@ def inputs(half: slice = slice(None)) -> StepInputs:
     image = F.normalize(torch.randn(4, 3, 5, generator=generator, dtype=torch.float64), dim=2)[half].requires_grad_()
     text = F.normalize(torch.randn(4, 6, 5, generator=generator, dtype=torch.float64), dim=2)[half].requires_grad_()
     features = {
-        FeatureKey("image", "image", "tokens"): image,
-        FeatureKey("text", "text", "tokens"): text,
+        FeatureKey("image", "image", "filip"): image,
+        FeatureKey("text", "text", "filip"): text,
         FeatureKey("text", "text", "token_mask"): MASK[half],
     }
-    scales = {"tokens": torch.tensor(9.0).double()}
+    scales = {"filip": torch.tensor(9.0).double()}
     return StepInputs(features, scales, {}, positions=torch.arange(4)[half], block=0)
 
 
@@ -37,7 +37,7 @@ def two_halves() -> tuple[float, torch.Tensor]:
     given = replace(inputs(slice(2 * rank, 2 * rank + 2)), gathers=True)
     loss = FILIP(block=1)(given)["loss"]
     loss.backward()
-    gradient = given.features[FeatureKey("text", "text", "tokens")].grad
+    gradient = given.features[FeatureKey("text", "text", "filip")].grad
     assert gradient is not None
     return loss.item(), gradient
 
@@ -48,7 +48,7 @@ def test_processes_are_one_batch(pool: Pool) -> None:
     loss.backward()
     (first, first_gradient), (second, second_gradient) = pool(two_halves)
     assert (first + second) / 2 == pytest.approx(loss.item(), rel=1e-12)
-    whole = given.features[FeatureKey("text", "text", "tokens")].grad
+    whole = given.features[FeatureKey("text", "text", "filip")].grad
     torch.testing.assert_close(torch.cat([first_gradient, second_gradient]) / 2, whole)
 
 
