@@ -79,11 +79,6 @@ def test_one_pair_can_be_smoothed(kind: str) -> None:
     assert clip_loss(row, row, scale(), label_smoothing=0.2, smoothing=kind).item() == 0.0
 
 
-def test_clip_loss_is_symmetric() -> None:
-    image, text = unit_rows(6, 5, 7), unit_rows(6, 5, 8)
-    assert torch.allclose(clip_loss(image, text, scale()), clip_loss(text, image, scale()), rtol=1e-14)
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_clip_loss_keeps_the_dtype_and_reaches_all_leaves(dtype: torch.dtype) -> None:
     image, text = unit_rows(6, 5, 11, dtype).requires_grad_(), unit_rows(6, 5, 12, dtype).requires_grad_()

@@ -122,11 +122,11 @@ def test_rows_and_blocks_are_the_whole(keep: float | None) -> None:
             torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
 
 
-class Largest(TorchDispatchMode):
+class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """The number of elements of the largest tensor that any operation makes, backward too."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.elements = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
