@@ -81,4 +81,6 @@ def build_heads(
 
 def reads(head: object) -> str:
     """The tower's output that a head, or what builds it, works on."""
-    return str(getattr(getattr(head, "func", head), "reads", "embedding"))
+    # jsonargparse hands over the class as an argument of the function that it binds
+    parts = (head, getattr(head, "func", None), *getattr(head, "args", ()))
+    return next((str(part.reads) for part in parts if hasattr(part, "reads")), "embedding")
