@@ -41,7 +41,8 @@ def extract(
     Raises:
         NonFiniteError: the features are not finite.
     """
-    shares = gather(_encode(module, datamodule.extraction_dataloader(episode, positions), keys))
+    loader = datamodule.extraction_dataloader(episode, positions, {key.view for key in keys})
+    shares = gather(_encode(module, loader, keys))
     shares = [share for share in shares if share]
     columns = {name: torch.cat([share[name] for share in shares]) for name in shares[0]} if shares else {}
     on_rank_zero(
@@ -59,7 +60,6 @@ def extract(
 @torch.no_grad()
 def _encode(module: ImageTextPretraining, loader: Iterable[Any], keys: Keys) -> dict[str, Tensor]:
     """Features and facts of this process' positions, nothing where it has none."""
-    image, text = keys
     parts: list[dict[str, Tensor]] = []
     modes = {part: part.training for part in module.modules()}
     module.eval()
@@ -67,11 +67,11 @@ def _encode(module: ImageTextPretraining, loader: Iterable[Any], keys: Keys) -> 
         for batch in module.clock.track("extraction", loader):
             moved = module.trainer.precision_plugin.convert_input(module.trainer.strategy.batch_to_device(batch))
             with module.trainer.precision_plugin.forward_context():
-                features = module(moved)
+                image, text = (module.encode(key.tower, moved[key.view], {key.output})[key.output] for key in keys)
             parts.append(
                 {
-                    "image": features[image].float().cpu(),
-                    "text": features[text].float().cpu(),
+                    "image": image.float().cpu(),
+                    "text": text.float().cpu(),
                     "indices": batch["index"],
                     "captions": batch["caption"],
                     "classes": batch["label"],

@@ -1,6 +1,6 @@
 """The LightningDataModule: episodes of training pairs, and the picture sets of validation and test."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,11 @@ from torch.utils.data import DataLoader
 from datamodules.datasets import BatchShare, EpisodeDataset, EvaluationDataset, collate_evaluation
 from datamodules.episodes import EpisodePlan, EpisodeSampler, local_batch_size
 from datamodules.faults import FaultCounter
+from datamodules.region_view import Regions
 from datamodules.sources import PairSource, Pictures
+from datamodules.text_views import TextView
 from datamodules.views import MEAN, STD, PictureTransform, evaluation_transform
+from protoclip.module import ImageTextPretraining
 from protoclip.ranges import NonNegativeInt, PositiveInt, Share
 from protoclip.teachers import TeacherCache
 
@@ -27,7 +30,7 @@ class ImageTextDataModule(pl.LightningDataModule):
         train: corpus of pairs.
         plan: from the corpus' size to its episodes.
         image_views: for each image view a function ``(image_size, *, mean, std)`` that gives its transform.
-        text_views: names of the text views.
+        text_views: what makes each text view.
         tokenize: captions to ids.
         batch_size: pairs of a training batch, over all processes.
         image_size: side of the towers' input.
@@ -40,6 +43,9 @@ class ImageTextDataModule(pl.LightningDataModule):
         seed: of episodes, captions and augmentations.
         max_faults: largest share of an episode's samples that may be replaced because they cannot be read.
         teachers: caches of external teachers' features by name.
+        region_views: what makes each view of a picture's regions.
+
+    All views are made until ``require`` says which are read.
 
     Raises:
         ValueError: what does not fit together, such as the cache of another corpus.
@@ -51,7 +57,7 @@ class ImageTextDataModule(pl.LightningDataModule):
         plan: Callable[[int], EpisodePlan],
         *,
         image_views: Mapping[str, Callable[..., PictureTransform]],
-        text_views: Sequence[str],
+        text_views: Mapping[str, TextView],
         tokenize: Callable[..., Any],
         batch_size: PositiveInt,
         image_size: PositiveInt,
@@ -64,6 +70,7 @@ class ImageTextDataModule(pl.LightningDataModule):
         seed: int = 0,
         max_faults: Share = 0.1,
         teachers: Mapping[str, TeacherCache] | None = None,
+        region_views: Mapping[str, Regions] | None = None,
     ) -> None:
         super().__init__()
         self.train = train
@@ -85,12 +92,39 @@ class ImageTextDataModule(pl.LightningDataModule):
             text_views=text_views,
             tokenize=tokenize,
             seed=seed,
+            region_views=region_views,
             teachers=self.teachers,
         )
         self._faults = FaultCounter(train, max_faults)
         self._next_episode = 0
-        self._extraction: Loader | None = None
         self._to_extract = self.plan.size
+
+    def setup(self, stage: str) -> None:
+        """Make the views that the module's terms read, and no others."""
+        if stage == "fit":
+            assert self.trainer is not None
+            module = self.trainer.lightning_module
+            assert isinstance(module, ImageTextPretraining)
+            self.require(module.required_views)
+
+    def require(self, views: Mapping[str, str]) -> None:
+        """Make these views alone from now on.
+
+        Args:
+            views: by name, the tower that reads it.
+
+        Raises:
+            ValueError: one that is not configured, or that the corpus cannot give.
+        """
+        pictures = [*self.dataset.image_views, *self.dataset.region_views]
+        made = {"image": pictures, "text": [*self.dataset.text_views]}
+        for view, tower in views.items():
+            if view not in made[tower]:
+                raise ValueError(
+                    f"the method reads the {tower} view {view!r}, and views makes {', '.join(sorted(made[tower]))}: "
+                    f"choose other views, or bind the term to one of these"
+                )
+        self.dataset = self.dataset.only(views)
 
     def train_dataloader(self) -> Loader:
         """This process' part of whole batches in random order; the sampler goes from episode to episode by itself."""
@@ -105,24 +139,26 @@ class ImageTextDataModule(pl.LightningDataModule):
         )
         return self._loader(self.dataset, sampler=sampler, batch_size=local_batch_size(self.batch_size, world))
 
-    def extraction_dataloader(self, episode: int, positions: np.ndarray | None = None) -> Loader:
+    def extraction_dataloader(
+        self, episode: int, positions: np.ndarray | None = None, views: Collection[str] | None = None
+    ) -> Loader:
         """This process' pairs of an episode by position, under another draw of the training augmentation.
 
         Args:
             episode: number of the episode.
             positions: places in the episode, in order; None for all.
+            views: to make; None for those of the training.
         """
-        if self._extraction is None:
-            rank, world = self._place
-            batch_size = min(self.evaluation_batch_size, self.plan.size)
-            sampler = EpisodeSampler(self.plan, purpose="extract", batch_size=batch_size, rank=rank, world=world)
-            # Lightning ends the workers of its own loaders with the run; these end with each pass
-            self._extraction = self._loader(self.dataset, sampler=sampler, batch_size=batch_size, persistent=False)
-        assert isinstance(self._extraction.sampler, EpisodeSampler)
-        self._extraction.sampler.set_epoch(episode)
-        self._extraction.sampler.chosen = positions
+        rank, world = self._place
+        batch_size = min(self.evaluation_batch_size, self.plan.size)
+        sampler = EpisodeSampler(
+            self.plan, purpose="extract", batch_size=batch_size, episode=episode, rank=rank, world=world
+        )
+        sampler.chosen = positions
         self._to_extract = self.plan.size if positions is None else len(positions)
-        return self._extraction
+        dataset = self.dataset if views is None else self.dataset.only(views)
+        # Lightning ends the workers of its own loaders with the run; these end with each pass
+        return self._loader(dataset, sampler=sampler, batch_size=batch_size, persistent=False)
 
     @property
     def common_extraction_batches(self) -> int:

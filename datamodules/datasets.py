@@ -1,6 +1,7 @@
 """Samples of training episodes and of evaluation sets, and how they are collated."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
+from copy import copy
 from typing import Any
 
 import torch
@@ -8,7 +9,9 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, Dataset, Sampler, default_collate
 
 from datamodules.episodes import SampleKey
-from datamodules.sources import PairSource, Picture, Pictures, UnreadableSample
+from datamodules.region_view import Regions
+from datamodules.sources import PairSource, Pictures, UnreadableSample
+from datamodules.text_views import DrawnPair, TextView
 from datamodules.views import PictureTransform, Tokenize, seeded
 from protoclip.seeds import derive_seed
 from protoclip.teachers import TeacherCache
@@ -29,10 +32,17 @@ class EpisodeDataset(Dataset[dict[str, Any]]):
     Args:
         source: the corpus.
         image_views: random transforms by view name.
-        text_views: names of the views that are the drawn caption.
+        text_views: what makes a text, by view name.
         tokenize: captions to ids.
         seed: of all draws.
+        region_views: what makes regions, by view name.
         teachers: features of external teachers by name; a sample holds its row.
+
+    Attributes:
+        made: names of the views that a sample holds, all at first.
+
+    Raises:
+        ValueError: a text view of another one that there is not, or that begins with its own text.
     """
 
     def __init__(
@@ -40,33 +50,62 @@ class EpisodeDataset(Dataset[dict[str, Any]]):
         source: PairSource,
         *,
         image_views: Mapping[str, PictureTransform],
-        text_views: Sequence[str],
+        text_views: Mapping[str, TextView],
         tokenize: Tokenize,
         seed: int,
+        region_views: Mapping[str, Regions] | None = None,
         teachers: Mapping[str, TeacherCache] | None = None,
     ) -> None:
         self.source = source
         self.image_views = dict(image_views)
-        self.text_views = tuple(text_views)
+        self.text_views = dict(text_views)
+        self.region_views = dict(region_views or {})
+        self.made = frozenset([*self.image_views, *self.text_views, *self.region_views])
+        self._chains = {name: self._chain(name) for name in self.text_views}
         self.tokenize = tokenize
         self.seed = seed
         self.teachers = dict(teachers or {})
         self._tokenized: dict[str, Tensor] = {}
 
-    def _token_ids(self, caption: str) -> Tensor:
-        ids = self._tokenized.get(caption)
+    def _chain(self, name: str) -> list[str]:
+        """The text views that a view's text goes through, from the drawn caption on."""
+        chain = [name]
+        while (base := self.text_views[chain[0]].of) is not None:
+            if base in chain or base not in self.text_views:
+                others = ", ".join(other for other in self.text_views if other not in chain) or "no other"
+                raise ValueError(f"the text view {chain[0]!r} cannot be of {base!r}: there is {others}; set its of")
+            chain.insert(0, base)
+        return chain
+
+    def only(self, views: Collection[str]) -> "EpisodeDataset":
+        """The same samples with these views alone.
+
+        Raises:
+            ValueError: one that cannot be made of this corpus.
+        """
+        for name in views:
+            for part in self._chains.get(name, ()):
+                self.text_views[part].check(self.source, self.tokenize)
+            if name in self.region_views:
+                self.region_views[name].check(self.source)
+        other = copy(self)
+        other.made = frozenset(views)
+        return other
+
+    def _token_ids(self, text: str, *, keep: bool) -> Tensor:
+        ids = self._tokenized.get(text)
         if ids is None:
-            ids = self.tokenize([caption])[0]
-            if len(self.source) <= PAIRS_KEPT:
-                self._tokenized[caption] = ids
+            ids = self.tokenize([text])[0]
+            if keep and len(self.source) <= PAIRS_KEPT:
+                self._tokenized[text] = ids
         return ids
 
     def caption_number(self, key: SampleKey, captions: int) -> int:
         """Which of a pair's so many captions is drawn, the same in both passes over a block."""
         return derive_seed(self.seed, "caption", key.block, key.position) % captions
 
-    def pair(self, key: SampleKey) -> tuple[int, Picture, int, str]:
-        """The pair of a place in an episode: its index in the corpus, picture, the caption's number, and the caption.
+    def pair(self, key: SampleKey) -> DrawnPair:
+        """The pair of a place in an episode.
 
         Raises:
             UnreadableSample: neither the pair nor any of those tried in its place can be read.
@@ -78,31 +117,45 @@ class EpisodeDataset(Dataset[dict[str, Any]]):
             try:
                 picture, captions = self.source.image(index), self.source.captions(index)
                 number = self.caption_number(key, len(captions))
-                return index, picture, number, captions[number]
+                return DrawnPair(index, picture, captions, number, captions[number])
             except UnreadableSample as error:
                 reason = str(error)
         raise UnreadableSample(f"pair {key.index} and {ATTEMPTS} others tried in its place cannot be read: {reason}")
 
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
-        index, picture, number, caption = self.pair(key)
+        pair = self.pair(key)
         sample: dict[str, Any] = {
-            "index": index,
-            "replaced": -1 if index == key.index else key.index,
+            "index": pair.index,
+            "replaced": -1 if pair.index == key.index else key.index,
             "position": key.position,
             "episode": key.episode,
             "block": key.block,
-            "label": self.source.label(index),
-            "caption": number,
+            "label": self.source.label(pair.index),
+            "caption": pair.number,
         }
         for name, cache in self.teachers.items():
-            sample[teacher_view(name)] = cache.rows([index], [number])[0]
+            sample[teacher_view(name)] = cache.rows([pair.index], [pair.number])[0]
         for name, transform in self.image_views.items():
-            with seeded(derive_seed(self.seed, key.purpose, key.episode, key.position, name)):
-                sample[name] = transform(picture)
-        if self.text_views:
-            ids = self._token_ids(caption)
-            sample |= dict.fromkeys(self.text_views, ids)
+            if name in self.made:
+                with seeded(self._seed(key, name)):
+                    sample[name] = transform(pair.picture)
+        for name, regions in self.region_views.items():
+            if name in self.made:
+                sample[name] = regions(self.source, pair.index)
+        for name in self.text_views:
+            if name in self.made:
+                sample |= self._text_entries(name, pair, key)
         return sample
+
+    def _text_entries(self, name: str, pair: DrawnPair, key: SampleKey) -> dict[str, Tensor]:
+        text = pair.caption
+        for part in self._chains[name]:
+            text = self.text_views[part].text(text, pair, self.source, self._seed(key, part))
+        ids = self._token_ids(text, keep=text in pair.captions)
+        return self.text_views[name].entries(name, ids, self.tokenize, self._seed(key, name))
+
+    def _seed(self, key: SampleKey, view: str) -> int:
+        return derive_seed(self.seed, key.purpose, key.episode, key.position, view)
 
 
 class EvaluationDataset(Dataset[dict[str, Any]]):

@@ -1,6 +1,7 @@
 """Captions to token ids: open_clip's byte-pair tokenizer, or the tokenizer of a transformers text tower."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -74,6 +75,38 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """Number of ids; 49,408 for open_clip's BPE."""
         return int(self._tokenizer.vocab_size if self.hf_name is None else len(self._tokenizer.tokenizer))
+
+    @property
+    def mask_id(self) -> int:
+        """Id of the mask token: behind open_clip's vocabulary, or the transformers tokenizer's own.
+
+        Raises:
+            ValueError: For a transformers tokenizer without.
+        """
+        if self.hf_name is None:
+            return self.vocab_size
+        found = self._tokenizer.tokenizer.mask_token_id
+        if found is None:
+            raise ValueError(f"the tokenizer {self.hf_name} has no mask token: choose a towers.hf_text that has one")
+        return int(found)
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Ids that stand for no part of a text."""
+        return frozenset((self._tokenizer if self.hf_name is None else self._tokenizer.tokenizer).all_special_ids)
+
+    def decode(self, ids: Tensor) -> str:
+        """The text of ids [length], up to its end, with ``<mask>`` for each mask token."""
+        decode = (self._tokenizer if self.hf_name is None else self._tokenizer.tokenizer).decode
+        parts: list[list[int]] = [[]]
+        for number in ids.tolist():
+            if number == self.eot_id:
+                break
+            if number == self.mask_id:
+                parts.append([])
+            elif number not in self.special_ids:
+                parts[-1].append(number)
+        return " <mask> ".join(decode(part).strip() for part in parts).strip()
 
     @property
     def _tokenizer(self) -> Any:

@@ -25,7 +25,9 @@ from tests.conftest import TINY, Compose
 from tests.teachers import fill_caches
 
 CONF = Path(__file__).parent.parent / "conf"
-YAMLS = [path for path in CONF.rglob("*.yaml") if path.parent.name != "teacher_parts"]  # of which teachers are made
+PARTS = {"teacher_parts", "view"}
+"""Folders of what others are made of."""
+YAMLS = [path for path in CONF.rglob("*.yaml") if path.parent.name not in PARTS]
 OPTIONS = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in YAMLS)
 PAPERS = {"recipe/paper", "recipe/upstream"}
 PAPERS |= {option for option in OPTIONS if option.startswith(("experiment/cc2.5m", "experiment/yfcc"))}
@@ -33,8 +35,8 @@ PAPERS |= {option for option in OPTIONS if option.startswith(("experiment/cc2.5m
 NEEDS_DATA = {option for option in OPTIONS if "flickr8k" in option}
 NEEDS_TEACHER = {"method/teacher", "method/distillation"}
 GROUPS = {
-    *("callbacks", "compare", "data", "distillation", "evaluation", "experiment", "logger"),
-    *("method", "optimizer", "recipe", "teacher", "towers", "trainer", "views"),
+    *("callbacks", "compare", "data", "detector", "distillation", "evaluation", "experiment", "logger"),
+    *("method", "optimizer", "recipe", "summariser", "teacher", "towers", "trainer", "views"),
 }
 
 

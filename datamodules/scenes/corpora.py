@@ -133,6 +133,7 @@ class ScenePairs(_Scenes, PairSource):
         if not 1 <= max_objects <= 8:
             raise ValueError(f"max_objects must be in [1, 8], got {max_objects}")
         self.noise = noise if split == "train" else 0.0
+        self._regions: dict[int, Tensor] = {}
         super().__init__(f"pairs/{seed}/{split}", size, image_size, max_objects, cache)
 
     def _identity(self) -> Any:
@@ -199,6 +200,14 @@ class ScenePairs(_Scenes, PairSource):
             return [value + _FEATURE_NOISE * (2 * draw() - 1) for value in clean]
 
         return torch.tensor([describe(thing) for thing in scene.objects])
+
+    def regions(self, index: int) -> Tensor:
+        """What a detector would give, float [objects, F + 4]: `instance_features` beside `boxes`."""
+        if (found := self._regions.get(index)) is None:
+            found = torch.cat([self.instance_features(index), self.boxes(index)], dim=1)
+            if self._cache is not None:
+                self._regions[index] = found
+        return found
 
 
 class SceneObjects(_Scenes, LabelledSource):

@@ -21,6 +21,7 @@ from callbacks.prototype_refresh import PrototypeRefresh
 from datamodules.datamodule import ImageTextDataModule
 from datamodules.episodes import episode_count, local_batch_size
 from datamodules.sources import Pictures
+from datamodules.text_views import Masked
 from protoclip.cli.explain import explain
 from protoclip.cli.translate import origin, place, translate
 from protoclip.distributed import leave
@@ -30,7 +31,7 @@ from protoclip.module import ImageTextPretraining
 from protoclip.prototypes import PrototypeBank, TeacherClusters
 from protoclip.ranges import PositiveFloat, PositiveInt
 from protoclip.runs import Run, config_hash
-from protoclip.terms import FeatureDistillation, Prototype
+from protoclip.terms import FeatureDistillation, Prototype, Term
 
 
 @dataclass
@@ -85,6 +86,9 @@ def check_settings(config: DictConfig) -> dict[str, Any]:
         value = settings["trainer"].get(name)
         if value is not None and value < least:
             raise ValueError(f"{origin(config, ('trainer', name))}={value}: should be {least} or more")
+    recipe = config.recipe
+    if recipe.name != "matched" and recipe.of is None:
+        raise ValueError(f"method={config.method} has no recipe={recipe.name}: choose recipe=matched")
     fused = settings["model"]["optimizer"].get("init_args", {}).get("fused")
     if fused and settings["trainer"].get("precision") == "16-mixed" and settings["trainer"].get("gradient_clip_val"):
         raise ValueError("a fused optimizer cannot clip under 16-mixed: set optimizer.optimizer.fused=false")
@@ -103,18 +107,25 @@ def build_module(config: DictConfig) -> ImageTextPretraining:
 
 
 def check_views(module: ImageTextPretraining, datamodule: ImageTextDataModule) -> None:
-    """Refuse a method whose terms read views that nobody makes.
+    """Refuse a method whose terms read what nobody makes, and towers that cannot read what is made.
 
     Raises:
-        ValueError: with the views that there are.
+        ValueError: with the views that there are, or the option to set.
     """
-    made = {"image": set(datamodule.dataset.image_views), "text": set(datamodule.dataset.text_views)}
-    for view, tower in module.required_views.items():
-        if view not in made[tower]:
-            raise ValueError(
-                f"the method reads the {tower} view {view!r}, and views makes {', '.join(sorted(made[tower]))}: "
-                f"choose other views, or bind the term to one of these"
-            )
+    datamodule.require(module.required_views)
+    dataset = datamodule.dataset
+    masked = [name for name, view in dataset.text_views.items() if name in dataset.made and isinstance(view, Masked)]
+    for name, term in module.terms.items():
+        assert isinstance(term, Term)
+        if missing := sorted({*term.targets} - {f"{view}_labels" for view in masked}):
+            raise ValueError(f"term {name} reads {missing[0]}, which a masked text view makes: bind it to one")
+    if masked and module.towers.text.vocab_size <= datamodule.tokenize.mask_id:
+        raise ValueError(f"the text view {masked[0]!r} has mask tokens: set towers.mask_token=true")
+    entrance: Any = getattr(module.towers.image, "regions", None)
+    for name in dataset.made & dataset.region_views.keys():
+        dim = dataset.region_views[name].dim(datamodule.train)
+        if entrance is None or entrance.projection.in_features != dim:
+            raise ValueError(f"the view {name!r} has {dim} numbers for a box: set towers.roi_dim={dim}")
 
 
 def check_teachers(

@@ -15,6 +15,7 @@ from datamodules.views import MEAN, STD, to_pixels
 from protoclip.cli.build import build_datamodule, check_settings
 from protoclip.cli.compose import chosen_option, compose_config
 from protoclip.reports.samples import SampleRow, sample_sheet
+from protoclip.tokenizer import Tokenizer
 
 PASSES = ("extract", "train")
 """Those over an episode, in their order."""
@@ -23,7 +24,7 @@ PASSES = ("extract", "train")
 def show_views(
     words: Sequence[str], path: Path, *, pairs: int = 6, draws: int = 4, console: Console | None = None
 ) -> None:
-    """Write a sheet of the first pairs of episode 0, each as it is and under several draws of every image view.
+    """Write a sheet of the first pairs of episode 0, each as it is and under several draws of every view.
 
     The draws are those that a pair in this place has in the passes of episode 0, of episode 1 and so on: the first two
     are what a run of these words extracts features from and trains on.
@@ -46,6 +47,8 @@ def show_views(
     for config in configs.values():
         check_settings(config)
     datamodules = {name: build_datamodule(config) for name, config in configs.items()}
+    for datamodule in datamodules.values():
+        datamodule.dataset = datamodule.dataset.only(datamodule.dataset.made)  # refuses what cannot be made
     plan, config = next(iter(datamodules.values())).plan, next(iter(configs.values()))
     keys = list(EpisodeSampler(plan, purpose=PASSES[0], batch_size=1))[:pairs]
     passes = [(draw // len(PASSES), PASSES[draw % len(PASSES)]) for draw in range(draws)]
@@ -76,10 +79,25 @@ def _row(
 ) -> SampleRow:
     mean, std = config.datamodule.get("mean", MEAN), config.datamodule.get("std", STD)
     views: dict[str, list[Tensor]] = {}
+    lines: list[str] = []
     for name, datamodule in datamodules.items():
         dataset = datamodule.dataset
         samples = [dataset[replace(key, episode=episode, purpose=purpose)] for episode, purpose in passes]
         for view in dataset.image_views:
             views[f"{name}: {view}"] = [to_pixels(sample[view], mean=mean, std=std) for sample in samples]
-    index, picture, _, caption = dataset.pair(key)
-    return SampleRow(picture, f"{index}: {caption}", views)
+        told = {view: [_read(datamodule, sample[view]) for sample in samples] for view in dataset.text_views}
+        told |= {view: [f"{_boxes(sample[view])} boxes" for sample in samples] for view in dataset.region_views}
+        for view, texts in told.items():
+            lines += [f"{name}: {view}: {text}" for text in dict.fromkeys(texts)]
+    pair = next(iter(datamodules.values())).dataset.pair(key)
+    return SampleRow(pair.picture, f"{pair.index}: {pair.caption}", views, lines)
+
+
+def _read(datamodule: ImageTextDataModule, ids: Tensor) -> str:
+    """The text that a text tower reads."""
+    assert isinstance(datamodule.tokenize, Tokenizer)
+    return datamodule.tokenize.decode(ids)
+
+
+def _boxes(regions: Tensor) -> int:
+    return int((regions != 0).any(dim=1).sum())

@@ -33,12 +33,14 @@ class SampleRow:
     caption: str
     views: Mapping[str, Sequence[Tensor]]
     """By the title of their group: uint8 [3, height, width], as many of a group in every row."""
+    lines: Sequence[str] = ()
+    """What else there is to say, beneath the caption, each cut to the width of the page."""
 
 
 def sample_sheet(
     path: str | os.PathLike[str], rows: Sequence[SampleRow], *, title: str, columns: Sequence[str]
 ) -> None:
-    """Write a page with one pair in a row: its picture, then its views by group, and its caption beneath.
+    """Write a page with one pair in a row: its picture, then its views by group, and its text beneath.
 
     Args:
         path: File to write.
@@ -54,7 +56,7 @@ def sample_sheet(
     group_width = max(CELL * len(columns), LETTER * max(map(len, rows[0].views), default=0)) + GAP
     starts = {name: MARGIN + CELL + GAP + group_width * place for place, name in enumerate(rows[0].views)}
     width = 2 * MARGIN + max(CELL + group_width * len(starts), 1.25 * LETTER * len(title))
-    captions = [_wrapped(row.caption, width - 2 * MARGIN) for row in rows]
+    captions = ["\n".join(_wrapped(row, width - 2 * MARGIN)) for row in rows]
     heights = [CELL + LINE * (caption.count("\n") + 2) for caption in captions]
     page = _Page(width, HEADER + sum(heights) + MARGIN - LINE)
     page.write(MARGIN, MARGIN, title, fontsize=FONT_SIZE + 2, weight="bold")
@@ -103,7 +105,8 @@ def _pixels(picture: Picture) -> Array:
     return pixels
 
 
-def _wrapped(caption: str, width: float) -> str:
-    """A caption in lines of a width in inches, cut after ``CAPTION_LINES`` of them."""
+def _wrapped(row: SampleRow, width: float) -> list[str]:
+    """A row's text in lines of a width in inches, its caption cut after ``CAPTION_LINES`` of them."""
     letters = int(width * 72 / (0.62 * FONT_SIZE))
-    return "\n".join(textwrap.wrap(caption, letters, max_lines=CAPTION_LINES, placeholder=" …"))
+    lines = textwrap.wrap(row.caption, letters, max_lines=CAPTION_LINES, placeholder=" …")
+    return lines + [textwrap.shorten(line, letters, placeholder=" …") for line in row.lines]

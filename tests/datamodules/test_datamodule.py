@@ -17,6 +17,7 @@ from datamodules.datamodule import ImageTextDataModule
 from datamodules.episodes import EpisodePlan, SampleKey
 from datamodules.scenes import SceneObjects, ScenePairs
 from datamodules.sources import PairSource
+from datamodules.text_views import Caption
 from datamodules.views import Augmentation, evaluation_transform
 from protoclip.module import ImageTextPretraining
 from protoclip.prototypes import PrototypeBank, kmeans
@@ -53,7 +54,7 @@ def prose(context_length: int = 10) -> ImageTextDataModule:
         Prose(),
         partial(EpisodePlan, size=6),
         image_views={"image": Augmentation()},
-        text_views=["text"],
+        text_views={"text": Caption()},
         tokenize=Tokenizer(context_length),
         batch_size=3,
         image_size=32,
@@ -71,7 +72,7 @@ def scenes(*, workers: int = 0, size: int = 12, batch_size: int = 4, seed: int =
         ScenePairs("train", 40, image_size=16),
         partial(EpisodePlan, size=size, refresh_every=2),
         image_views={"image": Augmentation(flip=0.5)},
-        text_views=["text"],
+        text_views={"text": Caption()},
         tokenize=spell,
         batch_size=batch_size,
         image_size=16,

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, default_collate
 from datamodules.datasets import EpisodeDataset, EvaluationDataset, collate_evaluation
 from datamodules.episodes import EpisodePlan, EpisodeSampler, SampleKey
 from datamodules.sources import PairSource, Pictures, UnreadableSample
+from datamodules.text_views import Caption
 from datamodules.views import Augmentation, evaluation_transform
 
 LENGTH = 8
@@ -64,7 +65,8 @@ def read(ids: Tensor) -> str:
 
 def dataset(photos: Photos | None = None, *, seed: int = 0, texts: Sequence[str] = ("text",)) -> EpisodeDataset:
     views = {"image": Augmentation(flip=0.5)(8), "other": Augmentation(flip=0.5)(8)}
-    return EpisodeDataset(photos or Photos([5] * 40), image_views=views, text_views=texts, tokenize=spell, seed=seed)
+    captions = {name: Caption() for name in texts}
+    return EpisodeDataset(photos or Photos([5] * 40), image_views=views, text_views=captions, tokenize=spell, seed=seed)
 
 
 def caption(samples: EpisodeDataset, key: SampleKey) -> str:

@@ -121,7 +121,7 @@ def test_a_sweep_of_several_devices_is_refused(tmp_path: Path, capsys: pytest.Ca
         ("prototype.num_prototypes=3", "either prototype.num_prototypes or"),
         ("prototype.images_per_prototype=0.5", "between 1 and 32"),
         ("+phases.prototype_warmup.weights.image_text=0", "phases.prototype_warmup.first_episodes=0"),
-        ("views.text_views=[caption]", "text view 'text'"),
+        ("~views.text_views.text", "text view 'text'"),
         ("run.epochs=2", "either run.episodes or run.epochs"),
         ("trainer.devices=3", "set batch_size to a multiple of 3"),
         ("method=clipp", "clipp"),

