@@ -111,7 +111,7 @@ def test_survives_pickle_and_refuses_rows_beyond_the_end(folder: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_a_column_of_summaries(folder: Path, suffix: str) -> None:
-    cells = ["", "a dog", "not available", None, "later", "float"]
+    cells: list[Any] = ["", "a dog", "not available", None, "later", "float"]
     frame = pd.DataFrame(ROWS, columns=["filepath", "title"]).assign(short=cells)
     path = folder / f"m{suffix}"
     if suffix == ".csv":

@@ -44,7 +44,8 @@ def test_rows_are_the_regions_of_their_pictures(tmp_path: Path) -> None:
     assert make(tmp_path)
     cache = RegionCache(str(tmp_path))
     cache.check("corpus")
-    assert (cache.dim, cache.row(5).shape, cache.row(5).dtype) == (5, (3, 5), np.float32)
+    assert (cache.dim, cache.row(5).shape) == (5, (3, 5))
+    assert cache.row(5).dtype == np.float32
     assert [int(cache.row(index).any(1).sum()) for index in range(6)] == [0, 1, 0, 3, 3, 3]
     assert cache.row(1)[0].tolist() == [40, 0, 0, 1, 1]
     stored = np.load(tmp_path / "regions.npy", mmap_mode="r")

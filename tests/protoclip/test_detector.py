@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -88,6 +89,25 @@ def test_weights_come_from_a_file_with_any_number_of_classes(tmp_path: Path) -> 
         torch.save(kept, tmp_path / "weights.pt")
         loaded = Detector(MOBILENET, weights=str(tmp_path / "weights.pt"), **SMALL).network.state_dict()
         assert all(torch.equal(value, loaded[name]) for name, value in network.state_dict().items())
+
+
+def test_weights_of_torchvision_are_fetched_by_name(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.models import _api
+
+    state = {name: value + 1 for name, value in detector.network.state_dict().items()}
+    monkeypatch.setattr(_api, "load_state_dict_from_url", lambda *_, **__: state)
+    loaded = Detector(MOBILENET, weights="COCO_V1", **SMALL).network.state_dict()
+    named = [name for name in loaded if name.startswith("roi_heads")]
+    assert all(torch.equal(loaded[name], state[name]) for name in named)
+
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise URLError("no route")
+
+    monkeypatch.setattr(_api, "load_state_dict_from_url", unreachable)
+    with pytest.raises(
+        ValueError, match=r"^detector\.model\.weights=COCO_V1: <urlopen error no route>: give a fi"
+    ):
+        _ = Detector(MOBILENET, weights="COCO_V1", **SMALL).network
 
 
 @pytest.mark.parametrize(
