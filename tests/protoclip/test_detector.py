@@ -104,9 +104,7 @@ def test_weights_of_torchvision_are_fetched_by_name(detector: Detector, monkeypa
         raise URLError("no route")
 
     monkeypatch.setattr(_api, "load_state_dict_from_url", unreachable)
-    with pytest.raises(
-        ValueError, match=r"^detector\.model\.weights=COCO_V1: <urlopen error no route>: give a fi"
-    ):
+    with pytest.raises(ValueError, match=r"^detector\.model\.weights=COCO_V1: <urlopen error no route>: give a fi"):
         _ = Detector(MOBILENET, weights="COCO_V1", **SMALL).network
 
 
