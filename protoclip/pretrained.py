@@ -25,7 +25,7 @@ def load_pretrained(model: str, auto: Any, *, revision: str | None, option: str)
     from safetensors import SafetensorError  # noqa: PLC0415
     from transformers import AutoTokenizer  # noqa: PLC0415 - takes seconds
 
-    place = package_folder(model) if model.startswith(PACKAGE) else model
+    place = package_folder(model, option) if model.startswith(PACKAGE) else model
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, revision=revision)
         network = auto.from_pretrained(place, revision=revision, dtype=torch.float32)
@@ -37,8 +37,8 @@ def load_pretrained(model: str, auto: Any, *, revision: str | None, option: str)
     return tokenizer, network
 
 
-def package_folder(model: str) -> Path:
-    """The folder of ``package:NAME/FOLDER``.
+def package_folder(model: str, option: str) -> Path:
+    """The folder of ``package:NAME/FOLDER``, which an option sets.
 
     Raises:
         ValueError: The package is not installed.
@@ -47,4 +47,4 @@ def package_folder(model: str) -> Path:
     try:
         return Path(str(files(name))) / folder
     except ModuleNotFoundError as error:
-        raise ValueError(f"model={model} is not installed: pip install {name.replace('_', '-')}") from error
+        raise ValueError(f"{option}={model} is not installed: pip install {name.replace('_', '-')}") from error

@@ -1,8 +1,6 @@
 """A cache that is killed at any moment ends with the bytes of one that is not."""
 
 import os
-import signal
-from collections.abc import Callable
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -15,39 +13,16 @@ from filelock import FileLock
 from protoclip.caches import making
 from protoclip.teachers import encode
 from protoclip.teachers.cache import FEATURES, FIRST, SIDECAR
+from tests.dying import content, dies_at
 from tests.teachers import CORPUS, Hashes, hashed, make
 
 PAIRS = (*CORPUS[:4], None, *CORPUS[4:8])
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    """Everything in a folder but the lock."""
-    return {file.name: file.read_bytes() for file in folder.iterdir() if file.name != ".lock"}
 
 
 def whole(folder: Path, dims: int | None) -> dict[str, bytes]:
     """The files of an encoding without interruption."""
     make(hashed(folder, dims), PAIRS)
     return content(folder)
-
-
-def dies_at(call: int, owner: Any, name: str, work: Callable[[], object]) -> bool:
-    """Run in a process that is killed right before a call of a function; whether it was."""
-    child = os.fork()
-    if child == 0:
-        function, calls = getattr(owner, name), iter(range(call))
-
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            if next(calls, None) is None:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return function(*args, **kwargs)
-
-        setattr(owner, name, counted)
-        try:
-            work()
-        finally:
-            os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_features_are_those_of_one_caption_at_a_time(bert: str, pooling: Pooling
 def test_minilm_out_of_its_package() -> None:
     texts = captions(8)
     features = TransformersText(MINILM)(texts)
-    torch.testing.assert_close(features, loop(package_folder(MINILM), texts, length=77), atol=1e-5, rtol=0)
+    torch.testing.assert_close(features, loop(package_folder(MINILM, "model"), texts, length=77), atol=1e-5, rtol=0)
     dog, puppy, car = TransformersText(MINILM)(["a dog on the grass", "a puppy in a meadow", "a red sports car"])
     assert dog @ puppy > dog @ car + 0.2
 
