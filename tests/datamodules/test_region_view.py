@@ -1,4 +1,4 @@
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -19,19 +19,18 @@ class Boxed(Photos):
         return torch.full((index, 3), index + 1.0)
 
 
-@dataclass
 class Rows:
     """Regions kept beside a corpus, read-only as a memory map is."""
 
-    dim: int = 3
-    table: np.ndarray = field(default_factory=lambda: np.arange(24, dtype=np.float32).reshape(2, 4, 3))
+    dim = 3
+    table = np.arange(24, dtype=np.float32).reshape(2, 4, 3)
+    table.flags.writeable = False
 
     def check(self, fingerprint: str) -> None:
         if fingerprint != "photos":
             raise ValueError("the regions are of another corpus: write them anew")
 
     def row(self, index: int) -> np.ndarray:
-        self.table.flags.writeable = False
         return self.table[index]
 
 

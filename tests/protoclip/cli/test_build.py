@@ -108,6 +108,18 @@ def test_labels_come_of_a_masked_view(clip: Callable[..., DictConfig], monkeypat
         check_views(module, build_datamodule(config))
 
 
+def test_rows_beside_a_corpus_without_any(clip: Callable[..., DictConfig]) -> None:
+    photos = "+data.train={_target_: tests.datamodules.test_datasets.Photos, counts: [1, 1]}"
+    summary = SUMMARY.replace("Summary", "Summary, rows: {_target_: tests.datamodules.test_text_views.Rows}")
+    regions = REGIONS.replace("Regions", "Regions, rows: {_target_: tests.datamodules.test_region_view.Rows}")
+    words = (summary, regions, "~data.train", photos, "episode.size=2", "batch_size=2")
+    datamodule = build_datamodule(clip("[image,summary]", *words))
+    datamodule.require({"regions": "image", "summary": "text"})
+    (batch,) = datamodule.extraction_dataloader(0)
+    assert batch["regions"].shape == (2, 10, 3)
+    assert [datamodule.tokenize.decode(ids) for ids in batch["summary"]] == [f"row {i}" for i in batch["index"]]
+
+
 @pytest.mark.parametrize("width", [ROI_DIM, 7])
 def test_towers_read_regions_of_their_width(clip: Callable[..., DictConfig], width: int) -> None:
     config = clip("[regions,text]", REGIONS)
