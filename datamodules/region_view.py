@@ -61,4 +61,4 @@ class Regions:
     def _found(self, source: PairSource, index: int) -> Tensor:
         rows: Any = source
         found = rows.regions(index) if self.rows is None else self.rows.row(index)
-        return torch.from_numpy(np.array(found))
+        return found if isinstance(found, Tensor) else torch.from_numpy(np.array(found))  # which may be read-only

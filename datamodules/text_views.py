@@ -5,8 +5,9 @@ it. Whatever it draws is a function of the seed that it is given.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from random import Random
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -19,7 +20,8 @@ IGNORED = -100
 """Label of a token that is not asked for."""
 
 
-class DrawnPair(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class DrawnPair:
     """The pair of a place in an episode."""
 
     index: int
@@ -137,7 +139,7 @@ class Masked(TextView):
         draw = Random(seed)
         values = ids.tolist()
         places = _content(values, tokenize)
-        asked = [place for place in places if draw.random() < self.share] or [draw.choice(places)] * bool(places)
+        asked = [place for place in places if draw.random() < self.share] or draw.sample(places, min(1, len(places)))
         labels = torch.full_like(ids, IGNORED)
         labels[asked] = ids[asked]
         for place in asked:

@@ -59,7 +59,7 @@ class WordNet:
     def _forms(self, word: str, part: str) -> list[str]:
         """The word and its possible base forms."""
         irregular = _line(f"{self.folder}/{part}.exc", word).split()[1:]
-        regular = [word.removesuffix(end) + base for end, base in ENDINGS[part] if word.endswith(end) and word != end]
+        regular = [word.removesuffix(end) + base for end, base in ENDINGS[part] if word.endswith(end)]
         return list(dict.fromkeys([word, *(irregular or regular)]))
 
     def _offsets(self, form: str, part: str) -> list[int]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import takewhile
 from typing import Any
 
 from torch import Tensor
@@ -99,14 +100,12 @@ class Tokenizer:
         """The text of ids [length], up to its end, with ``<mask>`` for each mask token."""
         decode = (self._tokenizer if self.hf_name is None else self._tokenizer.tokenizer).decode
         parts: list[list[int]] = [[]]
-        for number in ids.tolist():
-            if number == self.eot_id:
-                break
+        for number in takewhile(lambda number: number != self.eot_id, ids.tolist()):
             if number == self.mask_id:
                 parts.append([])
             elif number not in self.special_ids:
                 parts[-1].append(number)
-        return " <mask> ".join(decode(part).strip() for part in parts).strip()
+        return " ".join(" <mask> ".join(map(decode, parts)).split())
 
     @property
     def _tokenizer(self) -> Any:

@@ -32,6 +32,7 @@ from protoclip.prototypes import PrototypeBank, TeacherClusters
 from protoclip.ranges import PositiveFloat, PositiveInt
 from protoclip.runs import Run, config_hash
 from protoclip.terms import FeatureDistillation, Prototype, Term
+from protoclip.tokenizer import Tokenizer
 
 
 @dataclass
@@ -119,8 +120,10 @@ def check_views(module: ImageTextPretraining, datamodule: ImageTextDataModule) -
         assert isinstance(term, Term)
         if missing := sorted({*term.targets} - {f"{view}_labels" for view in masked}):
             raise ValueError(f"term {name} reads {missing[0]}, which a masked text view makes: bind it to one")
-    if masked and module.towers.text.vocab_size <= datamodule.tokenize.mask_id:
-        raise ValueError(f"the text view {masked[0]!r} has mask tokens: set towers.mask_token=true")
+    if masked:
+        assert isinstance(datamodule.tokenize, Tokenizer)
+        if module.towers.text.vocab_size <= datamodule.tokenize.mask_id:
+            raise ValueError(f"the text view {masked[0]!r} has mask tokens: set towers.mask_token=true")
     entrance: Any = getattr(module.towers.image, "regions", None)
     read = dataset.made & dataset.region_views.keys()
     if entrance is not None and not read:

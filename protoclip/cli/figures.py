@@ -84,8 +84,8 @@ def draw_prototypes(run: Run, path: Path) -> Path:
                     modality="image" if teacher == "image" else "text",
                     id=number,
                     size=int(side.counts[number]),
-                    images=[picture for _, picture, *_ in pairs],
-                    captions=[caption for *_, caption in pairs],
+                    images=[pair.picture for pair in pairs],
+                    captions=[pair.caption for pair in pairs],
                 )
             )
     prototype_gallery(path, panels)

@@ -1,5 +1,6 @@
 """Features of an episode: fresh ones of some positions, and those that training left behind."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 from callbacks.episode_features import extract
 from callbacks.prototype_refresh import PrototypeRefresh
 from datamodules.datamodule import ImageTextDataModule
-from datamodules.episodes import EpisodeSampler
+from datamodules.datasets import EpisodeDataset
+from datamodules.episodes import EpisodeSampler, SampleKey
 from protoclip.module import ImageTextPretraining
 from protoclip.prototypes import LEFT_OUT, EpisodeFeatures, Prototypes
 from tests.tiny import Built, build, tiny_config
@@ -67,6 +69,23 @@ def test_fresh_features_of_some_positions_are_rows_of_the_whole(tmp_path: Path) 
         assert torch.equal(getattr(again, name), getattr(whole, name)), name
         torch.testing.assert_close(getattr(some, name), getattr(whole, name)[places], msg=name)
     assert twice.modes == {True}
+
+
+def test_the_extraction_makes_the_views_of_its_features_alone(tmp_path: Path) -> None:
+    words = ("+view@views.image_views.other=local", "terms.image_text.pairs=[[image,text],[other,text]]", *WORDS)
+    built = build(tiny_config(tmp_path, "protoclip", *words, "run.episodes=1"))
+    made: dict[str, Counter[str]] = {"extract": Counter(), "train": Counter()}
+    original = EpisodeDataset.__getitem__
+
+    def seen(dataset: EpisodeDataset, key: SampleKey) -> dict[str, Any]:
+        sample = original(dataset, key)
+        made[key.purpose].update({*sample} & {"image", "other", "text"})
+        return sample
+
+    with patch.object(EpisodeDataset, "__getitem__", seen):
+        built.fit()
+    assert made["extract"] == {"image": SIZE, "text": SIZE}
+    assert made["train"] == dict.fromkeys(("image", "other", "text"), SIZE - 4)
 
 
 # Recorded features ---------------------------------------------------------------------------------------------------

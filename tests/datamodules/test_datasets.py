@@ -10,11 +10,13 @@ from torch.utils.data import DataLoader, default_collate
 
 from datamodules.datasets import EpisodeDataset, EvaluationDataset, collate_evaluation
 from datamodules.episodes import EpisodePlan, EpisodeSampler, SampleKey
+from datamodules.region_view import Regions
 from datamodules.sources import PairSource, Pictures, UnreadableSample
-from datamodules.text_views import Caption
+from datamodules.text_views import Caption, DrawnPair, TextView
 from datamodules.views import Augmentation, evaluation_transform
+from protoclip.seeds import derive_seed
 
-LENGTH = 8
+LENGTH = 12
 
 
 @dataclass
@@ -130,6 +132,136 @@ def test_all_text_views_are_the_drawn_caption() -> None:
     assert "text" not in dataset(texts=())[KEY]
 
 
+# Views of text and of regions ----------------------------------------------------------------------------------------
+class Counting(TextView):
+    """Adds to its text what it was drawn with, and counts its calls."""
+
+    def __init__(self, of: str | None = None) -> None:
+        self.of = of
+        self.calls = 0
+
+    def check(self, source: PairSource, tokenize: object) -> None:
+        if "broken" in source.fingerprint:
+            raise ValueError("the corpus is broken: mend it")
+
+    def text(self, text: str, pair: DrawnPair, source: PairSource, seed: int) -> str:
+        self.calls += 1
+        return f"{text}.{seed % 1000:03d}"
+
+
+class Labelled(Counting):
+    """Gives labels too."""
+
+    def entries(self, name: str, ids: Tensor, tokenize: object, seed: int) -> dict[str, Tensor]:
+        return {name: ids, f"{name}_labels": torch.tensor(seed)}
+
+
+class Boxes(Regions):
+    """The pair's number in every box."""
+
+    def __init__(self) -> None:
+        super().__init__(boxes=2)
+        self.calls = 0
+
+    def check(self, source: PairSource) -> None:
+        if "broken" in source.fingerprint:
+            raise ValueError("the corpus is broken: mend it")
+
+    def __call__(self, source: PairSource, index: int) -> Tensor:
+        self.calls += 1
+        return torch.full((2, 3), float(index))
+
+
+def wide(photos: Photos | None = None) -> EpisodeDataset:
+    """A data set of many views."""
+    return EpisodeDataset(
+        photos or Photos([5] * 40),
+        image_views={"image": Augmentation()(8), "other": Augmentation()(8)},
+        text_views={"last": Labelled(of="first"), "first": Counting(), "text": Caption(), "text_2": Caption(1)},
+        tokenize=spell,
+        seed=0,
+        region_views={"regions": Boxes()},
+    )
+
+
+def test_a_text_view_may_begin_with_another_one_as_a_sample_has_it() -> None:
+    sample = wide()[KEY]
+    assert set(sample) > {"image", "other", "last", "last_labels", "first", "text", "text_2", "regions"}
+    text, first, last = (read(sample[name]) for name in ("text", "first", "last"))
+    assert first.split(".")[0] == text
+    assert last.rpartition(".")[0] == first
+    seeds = {name: derive_seed(0, "train", 4, 3, name) for name in ("first", "last")}
+    assert [int(part) for part in last.split(".")[1:]] == [seeds[name] % 1000 for name in ("first", "last")]
+    assert sample["last_labels"] == seeds["last"]
+    assert sample["regions"].tolist() == [[7.0] * 3] * 2
+
+
+def test_text_views_of_both_passes_are_of_one_caption_and_drawn_anew() -> None:
+    samples = wide()
+    one, other = samples[KEY], samples[replace(KEY, purpose="extract", episode=5)]
+    assert read(one["first"]).split(".")[0] == read(other["first"]).split(".")[0]
+    assert not torch.equal(one["first"], other["first"])
+    assert torch.equal(one["text"], other["text"])
+    second = Photos([5] * 40).captions(7)[(int(one["caption"]) + 1) % 5]
+    assert read(one["text_2"]) == read(other["text_2"]) == second
+
+
+def test_only_the_views_asked_for_are_made() -> None:
+    samples = wide()
+    first, last, regions = samples.text_views["first"], samples.text_views["last"], samples.region_views["regions"]
+    assert isinstance(first, Counting)
+    assert isinstance(last, Counting)
+    assert isinstance(regions, Boxes)
+    few = samples.only(("other", "text"))
+    views = {"image", "other", "last", "first", "text", "text_2", "regions"}
+    assert views & set(few[KEY]) == {"other", "text"}
+    assert torch.equal(few[KEY]["other"], samples[KEY]["other"])
+    calls = first.calls, last.calls, regions.calls
+    few[KEY]
+    assert (first.calls, last.calls, regions.calls) == calls == (2, 1, 1)
+    assert views & set(few.only(("last",))[KEY]) == {"last"}
+    assert (first.calls, last.calls, regions.calls) == (3, 2, 1)
+
+
+def test_what_cannot_be_made_is_refused_where_it_is_asked_for() -> None:
+    samples = wide(Photos([5] * 40, fingerprint="broken"))
+    samples.only(("text", "text_2", "image"))
+    for view in ("first", "last", "regions"):
+        with pytest.raises(ValueError, match="the corpus is broken: mend it"):
+            samples.only((view,))
+
+
+@pytest.mark.parametrize(
+    ("views", "told"),
+    [
+        ({"text": Counting(of="clean")}, "'text' cannot be of 'clean': there is no other; set its of"),
+        ({"text": Counting(of="text"), "b": Caption()}, "'text' cannot be of 'text': there is b; set its of"),
+        (
+            {"a": Counting(of="b"), "b": Counting(of="a"), "c": Caption()},
+            "'b' cannot be of 'a': there is c; set its of",
+        ),
+    ],
+)
+def test_a_text_view_begins_with_one_that_there_is(views: dict[str, TextView], told: str) -> None:
+    with pytest.raises(ValueError, match=f"^the text view {told}$"):
+        EpisodeDataset(Photos([1]), image_views={}, text_views=views, tokenize=spell, seed=0)
+
+
+def test_ids_of_captions_stay_in_memory_and_no_others() -> None:
+    seen: list[str] = []
+
+    def tokenize(texts: Sequence[str]) -> Tensor:
+        seen.extend(texts)
+        return spell(texts)
+
+    samples = wide()
+    samples.tokenize = tokenize
+    for key in (KEY, replace(KEY, purpose="extract")):
+        samples.only(("text", "first"))[key]
+    assert len(seen) == 3
+    assert sum("." in text for text in seen) == 2
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -167,7 +299,7 @@ def test_workers_give_the_same_samples(purpose: str) -> None:
 
     def batches(workers: int) -> list[dict[str, Tensor]]:
         sampler = EpisodeSampler(plan, purpose=purpose, batch_size=4, episode=2)
-        return list(DataLoader(dataset(), sampler=sampler, batch_size=4, num_workers=workers))
+        return list(DataLoader(wide(), sampler=sampler, batch_size=4, num_workers=workers))
 
     here, there = batches(0), batches(2)
     assert len(here) == len(there) == 3

@@ -141,6 +141,16 @@ def test_instance_features_have_the_documented_size_and_tell_the_colour() -> Non
         assert colours.tolist() == [thing.colour for thing in objects]
 
 
+def test_regions_are_features_and_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    source, other = ScenePairs("val", 4), ScenePairs("val", 4, cache=False)
+    for index in range(4):
+        regions = source.regions(index)
+        assert torch.equal(regions, torch.cat([source.instance_features(index), source.boxes(index)], dim=1))
+        assert torch.equal(regions, other.regions(index))
+    monkeypatch.setattr(corpora, "renderer", None)  # boxes are looked up, not rendered again
+    assert source.regions(3).shape[1] == feature_size() + 4
+
+
 def test_there_are_enough_categories_with_synonyms_in_groups() -> None:
     source = ScenePairs("val", 1)
     assert source.num_classes == len(source.classnames) == len(set(source.classnames)) >= 64
@@ -213,7 +223,7 @@ def test_train_and_test_objects_differ() -> None:
 def test_indices_outside_raise() -> None:
     source, labelled = ScenePairs("train", 3), SceneObjects("test", 3)
     for index in (-1, 3):
-        for ask in (source.image, source.captions, source.label, source.boxes, source.summary, labelled.image):
+        for ask in (source.image, source.captions, source.label, source.regions, source.summary, labelled.image):
             with pytest.raises(IndexError, match="outside"):
                 ask(index)
         with pytest.raises(IndexError, match="outside"):

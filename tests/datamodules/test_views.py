@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
@@ -25,6 +26,7 @@ from protoclip.cli.build import build_datamodule
 from tests.conftest import Compose
 
 LIGHT: dict[str, Any] = {"flip": 0.5, "jitter_probability": 0.2, "grayscale": 0.2, "blur": 0.2}
+STRONG: dict[str, Any] = {"jitter_probability": 0.8, "blur": 0.5}
 
 
 def alone(size: int, **options: Any) -> PictureTransform:
@@ -195,6 +197,27 @@ def crop_of(compose_tiny: Compose, views: str) -> list[Any]:
     assert list(dataset.text_views) == ["text"]
     transform: Any = dataset.image_views["image"]
     return list(transform.transforms)
+
+
+@pytest.mark.parametrize(
+    ("view", "options"),
+    [
+        ("global", {"crop_scale": [0.9, 1.0]}),
+        ("local", {"crop_scale": [0.5, 1.0]}),
+        ("light", {"crop_scale": [0.5, 1.0], "jitter": [0.8, 0.8, 0.8, 0.2], **LIGHT}),
+        ("simclr", {"crop_scale": [0.08, 1.0], "jitter": [0.8, 0.8, 0.8, 0.2], **LIGHT, **STRONG}),
+        ("slip", {"crop_scale": [0.08, 1.0], "jitter": [0.4, 0.4, 0.4, 0.1], **LIGHT, **STRONG}),
+        ("moco", {"crop_scale": [0.2, 1.0], "jitter": [0.4, 0.4, 0.4, 0.1], **LIGHT, **STRONG}),
+    ],
+)
+def test_one_line_adds_a_view_of_a_papers_parameters(compose_tiny: Compose, view: str, options: dict[str, Any]) -> None:
+    config = compose_tiny("clip", f"+view@views.image_views.second={view}", "views=crop")
+    if "blur" in options:
+        options = {**options, "blur_kernel": 21, "blur_sigma": [0.1, 2.0]}
+    target = {"_target_": "datamodules.views.Augmentation"}
+    expected = {"second": target | options, "image": target | {"crop_scale": [0.5, 1.0]}}
+    assert OmegaConf.to_container(config.views.image_views) == expected
+    assert {*build_datamodule(config).dataset.image_views} == {"second", "image"}
 
 
 @pytest.mark.parametrize(

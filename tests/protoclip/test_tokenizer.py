@@ -95,6 +95,26 @@ def test_transformers_tokenizer(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(tokenizer))(["a dog"]).tolist() == [[2, 5, 6, 3, 0, 0]]
 
 
+def test_mask_token_and_special_ids(tmp_path: Path) -> None:
+    bpe, bert = Tokenizer(8), Tokenizer(8, hf_name=hf_tokenizer(tmp_path / "tok"))
+    assert (bpe.mask_id, bpe.special_ids) == (49408, {49406, 49407})
+    assert (bert.mask_id, bert.special_ids) == (4, {0, 1, 2, 3, 4})
+    for file in (tmp_path / "tok").glob("*.json"):
+        file.write_text(file.read_text().replace('"mask_token": "[MASK]"', '"mask_token": null'))
+    with pytest.raises(ValueError, match=r"tok has no mask token: choose a towers\.hf_text that has one"):
+        _ = Tokenizer(8, hf_name=str(tmp_path / "tok")).mask_id
+
+
+def test_ids_are_read_back(tmp_path: Path) -> None:
+    for tokenizer in (Tokenizer(8), Tokenizer(8, hf_name=hf_tokenizer(tmp_path / "tok"))):
+        ids = tokenizer(["a dog runs", ""])
+        assert [tokenizer.decode(row) for row in ids] == ["a dog runs", ""]
+        ids[0, 2] = tokenizer.mask_id
+        assert tokenizer.decode(ids[0]) == "a <mask> runs"
+        ids[0, 1] = tokenizer.mask_id
+        assert tokenizer.decode(ids[0]) == "<mask> <mask> runs"
+
+
 def test_options_reach_open_clip() -> None:
     assert torch.equal(Tokenizer(8, options={"clean": "canonicalize"})(["A dog!"]), Tokenizer(8)(["a dog"]))
 

@@ -13,6 +13,7 @@ from protoclip.cli import main, views
 from protoclip.cli.build import build_datamodule
 from protoclip.cli.compose import compose_config
 from protoclip.reports.samples import SampleRow
+from tests.datamodules.test_wordnet import write_wordnet
 
 TINY = (
     "data.num_pairs=64",
@@ -70,6 +71,28 @@ def test_shows_what_a_run_sees(tmp_path: Path, sheets: list[dict[str, Any]]) -> 
             assert caption in datamodule.train.captions(index)
 
 
+def test_texts_and_regions_are_told(tmp_path: Path, sheets: list[dict[str, Any]]) -> None:
+    target = "_target_: datamodules"
+    words = (
+        f"+views.text_views.masked={{{target}.text_views.Masked, of: text, share: 0.5, mask: 1.0, random: 0.0}}",
+        f"+views.text_views.eda={{{target}.eda.EDA, wordnet: {write_wordnet(tmp_path / 'wordnet')}}}",
+        f"+views.region_views.regions={{{target}.region_view.Regions}}",
+    )
+    views.show_views([*TINY, *words], tmp_path / "sheet.png", pairs=8, draws=2)
+    datamodule = build_datamodule(compose_config([*TINY, *words]))
+    seen = {view: passes(datamodule, view) for view in ("text", "masked", "eda")}
+    read = datamodule.tokenize.decode
+    for position, row in enumerate(sheets[0]["rows"]):
+        draws = {view: [read(seen[view][name][position]) for name in ("extract 0", "train 0")] for view in seen}
+        expected = [f"crop: {view}: {text}" for view in seen for text in dict.fromkeys(draws[view])]
+        boxes = len(datamodule.train.regions(int(datamodule.plan.indices(0)[position])))
+        assert row.lines == [*expected, f"crop: regions: {boxes} boxes"]
+        assert len(set(draws["text"])) == 1
+        assert all("<mask>" in text for text in draws["masked"])
+    changed = [line for row in sheets[0]["rows"] for line in row.lines if line.startswith("crop: eda")]
+    assert len(changed) > 8
+
+
 def test_without_a_choice_the_views_of_the_config(tmp_path: Path, sheets: list[dict[str, Any]]) -> None:
     views.show_views(TINY, tmp_path / "sheet.png", pairs=99, draws=1)
     views.show_views([*TINY, "+views.image_views.second=${views.image_views.image}"], tmp_path / "sheet.png", pairs=1)
@@ -91,6 +114,7 @@ def test_the_command_writes_a_file(tmp_path: Path, capsys: pytest.CaptureFixture
     [
         (("views=lihgt",), "error: views=lihgt: there is crop, light, moco, none, simclr: did you mean 'light'?"),
         (("views=light", "towers.image_size=8"), "or towers.image_size to 11 or more"),
+        (("+views.text_views.eda={_target_: datamodules.eda.EDA, wordnet: no}",), "no has no index.noun: install it"),
         (("--pairs", "0"), "set --pairs and --draws to 1 or more"),
         (("--out", "sheet.txt"), "end --out in .png, .pdf or .svg"),
         (("--pair", "3"), "--pair 3 (see protoclip --help)"),

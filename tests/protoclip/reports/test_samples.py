@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib as mpl
@@ -76,12 +77,24 @@ def test_long_captions_are_cut_after_two_lines(tmp_path: Path, saved: list[Figur
     assert "$short$" in texts(saved[0])
 
 
+def test_further_lines_stand_beneath_the_caption(tmp_path: Path, saved: list[Figure]) -> None:
+    each = replace(row(1), lines=["text: a red dog", "masked: " + "word " * 100])
+    sample_sheet(tmp_path / "sheet.png", [each], title="", columns=COLUMNS)
+    caption, *lines = next(text for text in texts(saved[0]) if text.startswith("a caption")).splitlines()
+    assert caption == "a caption"
+    assert lines[0] == "text: a red dog"
+    assert lines[1].startswith("masked: word word")
+    assert lines[1].endswith(" …")
+    assert len(lines) == 2
+
+
 @pytest.mark.parametrize("columns", [COLUMNS[:1], COLUMNS])
 def test_nothing_lies_upon_anything_or_outside(tmp_path: Path, saved: list[Figure], columns: tuple[str, ...]) -> None:
     groups = ("none: image", "simclr: momentum_crop")
     rows = [row(number, "w" * 30 + " word" * 100, groups) for number in (1, 2)]
     rows = [
-        SampleRow(each.picture, each.caption, {g: v[: len(columns)] for g, v in each.views.items()}) for each in rows
+        replace(each, views={g: v[: len(columns)] for g, v in each.views.items()}, lines=["text:" + " word" * 100] * 3)
+        for each in rows
     ]
     sample_sheet(tmp_path / "sheet.png", rows, title="a corpus with a long name, 224 pixels, seed 123", columns=columns)
     canvas = FigureCanvasAgg(saved[0])
