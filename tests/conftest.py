@@ -35,6 +35,19 @@ TINY = (
     "optimizer.optimizer.lr=0.002",
 )
 TINY_PROTOTYPES = ("heads.prototype.hidden_dim=16", "heads.prototype.out_dim=8", "prototype.kmeans.iterations=4")
+_SIMSIAM = ("heads.simsiam.out_dim=16", "terms.image_ssl.hidden_dim=8")
+_DECLIP = (*_SIMSIAM, "terms.nearest_neighbour.size=20")
+_FILIP = ("heads.filip.out_dim=8",)
+TINY_METHODS = {
+    "clip": (),
+    "protoclip": TINY_PROTOTYPES,
+    "slip": ("heads.simclr.hidden_dim=16", "heads.simclr.out_dim=8"),
+    "filip": _FILIP,
+    "declip": _DECLIP,
+    "defilip": (*_DECLIP, *_FILIP),
+    "pyramidclip": (),
+}
+"""The methods that are published, with what makes their heads tiny."""
 
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
@@ -60,7 +73,7 @@ def compose_tiny(tmp_path: Path) -> Compose:
 
     def composed(method: str = "protoclip", *overrides: str, runs: Path = tmp_path) -> DictConfig:
         words: Sequence[str] = [f"method={method}", f"runs={runs}", *TINY]
-        words = [*words, *(TINY_PROTOTYPES if method == "protoclip" else ()), *overrides]
+        words = [*words, *TINY_METHODS.get(method, ()), *overrides]
         with initialize_config_module("conf", version_base="1.3"):
             return compose("config", overrides=list(words))
 

@@ -5,6 +5,7 @@ left are differences in the last digits between machines. A change of digits is 
 """
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,24 +17,28 @@ import torch
 from hydra import compose, initialize_config_module
 from PIL import Image
 from pytorch_lightning.callbacks import Callback
+from torch import Tensor
 
 from datamodules.sources import PairSource
 from protoclip.cli.build import build_datamodule, build_module, build_trainer, find_run
-from tests.conftest import TINY, TINY_PROTOTYPES
+from tests.conftest import TINY, TINY_METHODS, TINY_PROTOTYPES
+from tests.datamodules.test_wordnet import write_wordnet
 from tests.teachers import DIM, fill_caches
 
 FILE = Path(__file__).with_suffix(".json")
-METHODS = ("clip", "protoclip", "teacher", "distillation")
 STEPS = 10
 """Of 12: three episodes of four, InfoNCE alone in the first, prototypes renewed before the second and the third."""
 
 PROTOTYPES = (*TINY_PROTOTYPES, "prototype.kmeans.backend=torch")  # FAISS' sums depend on the CPU
 TEACHER = ("teacher=minilm", "teachers.minilm.dims=null", f"banks.minilm.teacher_dim={DIM}")  # and so does a PCA
+NO_BLUR = ("views.image_views.ssl_1.blur=0", "views.image_views.ssl_2.blur=0")  # and so does a convolution
 OPTIONS = {
-    "clip": (),
+    **TINY_METHODS,
     "protoclip": PROTOTYPES,
     "teacher": (*PROTOTYPES, *TEACHER),
     "distillation": (*PROTOTYPES, *TEACHER),
+    "slip": (*TINY_METHODS["slip"], *NO_BLUR),
+    "pyramidclip": ("data.roi_dim=5",),
 }
 SETTING = (
     *TINY,
@@ -70,6 +75,14 @@ class Stripes(PairSource):
         first, second = self.words[index % 7], self.words[3 + index // 7 % 5]
         return [f"{first} and {second} stripes", f"stripes, number {index}"]
 
+    def summary(self, index: int) -> str:
+        """One word of the captions."""
+        return self.words[index % 7]
+
+    def regions(self, index: int) -> Tensor:
+        """None, one or two boxes of five numbers."""
+        return torch.arange(1.0, 1 + 5 * (index % 3)).reshape(-1, 5).mul(1 + index % 4).sin()
+
     def label(self, index: int) -> int:
         """Stripes of one width."""
         return index % 7
@@ -93,6 +106,7 @@ def losses(method: str) -> list[float]:
     torch.set_num_threads(1)
     try:
         with TemporaryDirectory() as folder:
+            os.environ["WORDNET"] = write_wordnet(Path(folder) / "wordnet")
             return _train([f"method={method}", f"runs={folder}", f"teacher.cache={folder}", *SETTING, *OPTIONS[method]])
     finally:
         torch.set_num_threads(threads)
@@ -120,7 +134,7 @@ def read() -> Mapping[str, list[float]]:
 
 def write() -> None:
     """Put today's losses on file."""
-    FILE.write_text(json.dumps({method: losses(method) for method in METHODS}, indent=1) + "\n", encoding="utf-8")
+    FILE.write_text(json.dumps({method: losses(method) for method in OPTIONS}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

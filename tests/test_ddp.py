@@ -23,6 +23,7 @@ from protoclip.checkpoints import read_checkpoint
 from protoclip.distributed import local_rows, rank, world_size
 from protoclip.divergence import NonFiniteError
 from protoclip.evaluation.tasks import KNN, Retrieval, ZeroShot
+from tests.conftest import TINY_METHODS
 from tests.gloo import Pool
 from tests.tiny import Built, build, locked, tiny_config
 
@@ -33,7 +34,12 @@ VIT = (
     "trainer.log_every_n_steps=1",
     "run.episodes=3",
 )
-LAYER_NORM = {"clip": (), "protoclip": ("heads.prototype.norm=layer",)}
+LAYER_NORM = {
+    "protoclip": ("heads.prototype.norm=layer",),
+    "slip": ("heads.simclr.norm=layer",),
+    "declip": ("heads.simsiam.norm=layer",),
+    "defilip": ("heads.simsiam.norm=layer",),
+}
 PROTOTYPES_ALONE = ("prototype.warmup_episodes=0", "terms.image_text.weight=0.0")
 
 
@@ -46,16 +52,15 @@ class Seen(Callback):
     logged: list[float] = field(default_factory=list)
     positions: list[list[int]] = field(default_factory=list)
     gradients: dict[str, Tensor] = field(default_factory=dict)
-    """Of the first step."""
+    """Of the last step."""
     state: dict[str, Tensor] = field(default_factory=dict)
     """Of the module at the end."""
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(trainer.strategy.model, DistributedDataParallel) == (world_size() > 1)
-        if not self.gradients:
-            named = pl_module.named_parameters()
-            self.gradients = {name: p.grad.clone() for name, p in named if p.grad is not None}
-            assert len(self.gradients) == len(list(pl_module.parameters()))
+        named = pl_module.named_parameters()
+        self.gradients = {name: p.grad.clone() for name, p in named if p.grad is not None}
+        assert len(self.gradients) == len(list(pl_module.parameters()))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Mapping[str, Tensor], _: int
@@ -78,16 +83,24 @@ def built(runs: Path, method: str, *words: str) -> Built:
 
 def trained(runs: Path, method: str, *words: str) -> Seen:
     seen = Seen()
-    built(runs, method, *VIT, *LAYER_NORM[method], *words).fit(seen)
+    built(runs, method, *VIT, *LAYER_NORM.get(method, ()), *words).fit(seen)
     return seen
 
 
 # Gradients -----------------------------------------------------------------------------------------------------------
-TERMS = {"image_text": (), "prototype": PROTOTYPES_ALONE}
+SUMS = {
+    "image_text": ("protoclip", ()),
+    "prototype": ("protoclip", PROTOTYPES_ALONE),
+    "sigmoid": ("clip", ("+terms.image_text.loss=sigmoid", "+temperatures.clip.bias=-2.0")),
+    **{method: (method, ()) for method in TINY_METHODS if method not in {"clip", "protoclip"}},
+}
+"""Method and words by what is trained."""
 
 
-def gradients(runs: Path, term: str) -> dict[str, Tensor]:
-    return trained(runs, "protoclip", *TERMS[term], "+trainer.max_steps=1").gradients
+def gradients(runs: Path, trains: str, steps: int = 1) -> dict[str, Tensor]:
+    """Of the last step; a queue of texts is empty in the first."""
+    method, words = SUMS[trains]
+    return trained(runs, method, *words, f"+trainer.max_steps={steps}").gradients
 
 
 def without_gradient(local: Tensor) -> Tensor:
@@ -99,9 +112,9 @@ def without_gradient(local: Tensor) -> Tensor:
     return everyone
 
 
-def wrong_gradients(runs: Path) -> dict[str, Tensor]:
-    with patch("protoclip.terms.image_text.all_gather", without_gradient):
-        return gradients(runs, "image_text")
+def wrong_gradients(runs: Path, module: str, trains: str) -> dict[str, Tensor]:
+    with patch(f"protoclip.terms.{module}.all_gather", without_gradient):
+        return gradients(runs, trains, steps=2)
 
 
 def assert_same_gradients(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
@@ -111,18 +124,32 @@ def assert_same_gradients(found: Mapping[str, Tensor], expected: Mapping[str, Te
         assert error <= 1e-6 * float(gradient.norm()) + 1e-15, name  # some are zero: a bias that only softmax sees
 
 
-@pytest.mark.parametrize("term", TERMS)
-def test_gradients_of_every_parameter(pool: Pool, tmp_path: Path, term: str) -> None:
-    expected = gradients(tmp_path / "one", term)
-    trains = {name.split(".")[1] for name, value in expected.items() if name.startswith("temp") and bool(value != 0)}
-    assert trains == {"clip" if term == "image_text" else "prototype"}
-    for found in pool(gradients, tmp_path / "two", term):
+@pytest.mark.parametrize("trains", SUMS)
+def test_gradients_of_every_parameter(pool: Pool, tmp_path: Path, trains: str) -> None:
+    steps = 1 if trains in {"image_text", "prototype"} else 3
+    expected = gradients(tmp_path / "one", trains, steps)
+    if trains in {"image_text", "prototype"}:
+        scales = {name.split(".")[1] for name, value in expected.items() if name.startswith("temp") and bool(value)}
+        assert scales == {"clip" if trains == "image_text" else "prototype"}
+    for found in pool(gradients, tmp_path / "two", trains, steps):
         assert_same_gradients(found, expected)
 
 
-def test_a_gather_without_gradient_is_found(pool: Pool, tmp_path: Path) -> None:
-    expected = gradients(tmp_path / "one", "image_text")
-    found, _ = pool(wrong_gradients, tmp_path / "two")
+@pytest.mark.parametrize(
+    ("module", "trains"),
+    [
+        ("image_text", "image_text"),
+        ("image_text", "sigmoid"),
+        ("image_text", "pyramidclip"),
+        ("image_ssl", "slip"),
+        ("nearest_neighbour", "declip"),
+        ("tokens", "filip"),
+        ("tokens", "defilip"),
+    ],
+)
+def test_a_gather_without_gradient_is_found(pool: Pool, tmp_path: Path, module: str, trains: str) -> None:
+    expected = gradients(tmp_path / "one", trains, steps=2)
+    found, _ = pool(wrong_gradients, tmp_path / "two", module, trains)
     with pytest.raises(AssertionError):
         assert_same_gradients(found, expected)
 

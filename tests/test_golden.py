@@ -3,7 +3,7 @@ import pytest
 from tests import golden
 
 
-@pytest.mark.parametrize("method", golden.METHODS)
+@pytest.mark.parametrize("method", golden.OPTIONS)
 def test_losses_have_not_changed(method: str) -> None:
     """If they should have: `make golden`, and a line in the CHANGELOG."""
     stored = golden.read()[method]

@@ -14,7 +14,7 @@ from torch import Tensor
 from datamodules.datamodule import ImageTextDataModule
 from protoclip.cli.build import build_datamodule, build_module, build_trainer, find_run
 from protoclip.module import ImageTextPretraining
-from tests.conftest import TINY, TINY_PROTOTYPES
+from tests.conftest import TINY, TINY_METHODS
 
 
 def locked(start: float) -> str:
@@ -48,7 +48,7 @@ class Built:
 def tiny_config(runs: Path, method: str, *overrides: str, progress: bool = False) -> DictConfig:
     """A composed config of a tiny model on scenes."""
     words = [word for word in TINY if not (progress and "progress" in word)]
-    words += TINY_PROTOTYPES if method == "protoclip" else ()
+    words += TINY_METHODS.get(method, ())
     with initialize_config_module("conf", version_base="1.3"):
         return compose("config", overrides=[f"method={method}", f"runs={runs}", *words, *overrides])
 
