@@ -20,7 +20,7 @@ from protoclip.clock import PhaseClock
 from protoclip.distributed import broadcast_buffers, mean_figures, total
 from protoclip.divergence import check_loss
 from protoclip.evaluation import feature_std, modality_gap
-from protoclip.parts import build_heads, check_parts, named_parts, reads, used_terms
+from protoclip.parts import build_heads, check_biases, check_parts, named_parts, reads, used_terms
 from protoclip.phases import Phase, term_weights
 from protoclip.prototypes import PrototypeBank
 from protoclip.ranges import NonNegativeFloat
@@ -81,7 +81,9 @@ class ImageTextPretraining(pl.LightningModule):
         for term in used.values():
             term.build(towers)
         self.terms = nn.ModuleDict(used)
-        self.temperatures = nn.ModuleDict(named_parts(temperatures, (term.temperatures for term in used.values())))
+        own_temperatures = named_parts(temperatures, (term.temperatures for term in used.values()))
+        check_biases(used, own_temperatures)
+        self.temperatures = nn.ModuleDict(own_temperatures)
         self.banks = nn.ModuleDict(named_parts(banks or {}, (term.banks for term in used.values())))
         self.optimizer_factory = optimizer
         self.schedule_factory = schedule
