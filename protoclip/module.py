@@ -22,7 +22,7 @@ from protoclip.distributed import broadcast_buffers, mean_figures, mean_gradient
 from protoclip.divergence import check_loss
 from protoclip.evaluation import feature_std, modality_gap
 from protoclip.micro_batch import FeatureCache
-from protoclip.parts import build_heads, check_parts, named_parts, reads, used_terms
+from protoclip.parts import build_heads, check_biases, check_parts, named_parts, reads, used_terms
 from protoclip.phases import Phase, term_weights
 from protoclip.prototypes import PrototypeBank
 from protoclip.ranges import NonNegativeFloat, PositiveInt
@@ -31,6 +31,7 @@ from protoclip.seeds import derive_seed
 from protoclip.temperature import Temperature
 from protoclip.terms import FeatureKey, StepInputs, Term, teacher_view
 from protoclip.towers import Towers
+from protoclip.unused import freeze_unused
 
 Batch = Mapping[str, Tensor]
 Features = dict[FeatureKey, Tensor]
@@ -86,7 +87,9 @@ class ImageTextPretraining(pl.LightningModule):
         for term in used.values():
             term.build(towers)
         self.terms = nn.ModuleDict(used)
-        self.temperatures = nn.ModuleDict(named_parts(temperatures, (term.temperatures for term in used.values())))
+        own_temperatures = named_parts(temperatures, (term.temperatures for term in used.values()))
+        check_biases(used, own_temperatures)
+        self.temperatures = nn.ModuleDict(own_temperatures)
         self.banks = nn.ModuleDict(named_parts(banks or {}, (term.banks for term in used.values())))
         self.optimizer_factory = optimizer
         self.schedule_factory = schedule
@@ -104,6 +107,15 @@ class ImageTextPretraining(pl.LightningModule):
         self._called = {name: tower for term in used.values() for name, tower in term.heads.items()}
         asked = {(key.output, key.tower) for key in self.required}.union(self._called.items())
         self.heads = build_heads(heads or {}, towers, asked)
+        freeze_unused(towers, self._outputs_read())
+
+    def _outputs_read(self) -> dict[str, set[str]]:
+        """Outputs of each tower that a term or a head reads."""
+        read = {"image": set[str](), "text": set[str]()}
+        pairs = {(key.tower, key.output) for key in self.required}.union((t, name) for name, t in self._called.items())
+        for tower, output in pairs:
+            read[tower].add(reads(self.heads[output][tower]) if output in self.heads else output)
+        return read
 
     @property
     def required_teachers(self) -> set[str]:

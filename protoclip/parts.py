@@ -8,6 +8,7 @@ from typing import TypeVar
 from torch import nn
 
 from protoclip.phases import Phase, check_phases
+from protoclip.temperature import Temperature
 from protoclip.terms import Term
 
 TOWER_OUTPUTS = ("pooled", "embedding", "features", "tokens", "token_mask")
@@ -47,6 +48,24 @@ def check_parts(terms: Mapping[str, Term], **parts: Mapping[str, object]) -> Non
         for kind, names in wanted.items():
             if missing := names - set(parts[kind]):
                 raise ValueError(f"term {name} needs {kind}.{', '.join(sorted(missing))}, which is not configured")
+
+
+def check_biases(terms: Mapping[str, Term], temperatures: Mapping[str, Temperature]) -> None:
+    """Refuse a bias that a term needs and that there is not, and one that no term would train.
+
+    Args:
+        terms: by name.
+        temperatures: those that the terms use, by name.
+
+    Raises:
+        ValueError: with the option that mends it.
+    """
+    needed = {temperature: name for name, term in terms.items() for temperature in term.biases}
+    for name, temperature in temperatures.items():
+        if name in needed and temperature.bias is None:
+            raise ValueError(f"term {needed[name]} needs a bias: set temperatures.{name}.bias, which is -10 in SigLIP")
+        if name not in needed and temperature.bias is not None:
+            raise ValueError(f"no term uses the bias of temperatures.{name}: set temperatures.{name}.bias=null")
 
 
 def named_parts(parts: Mapping[str, M], names: Iterable[Iterable[str]]) -> dict[str, M]:

@@ -94,7 +94,7 @@ def _best_matches(own: Tensor, own_mask: Tensor, others: Tensor, others_mask: Te
     if block is None:
         return compare(own, own_mask)
     parts = zip(torch.split(own, block), torch.split(own_mask, block), strict=True)
-    return torch.cat([checkpoint(compare, *part, use_reentrant=False) for part in parts])
+    return torch.cat([checkpoint(compare, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])
 
 
 def _mean_of_best(own: Tensor, own_mask: Tensor, others: Tensor, others_mask: Tensor) -> Tensor:
@@ -118,8 +118,8 @@ def _select(
     with torch.no_grad():
         parts = torch.split(own, block or len(own))
         scores = torch.cat([_best(part, others, others_mask).amax(dim=2) for part in parts])
-    most = math.ceil(share * own.shape[1] - 1e-9)  # 0.1 * 30 is above 3 in floats
+    most = math.ceil(share * own.shape[1])
     places = scores.masked_fill(~own_mask, -torch.inf).topk(most, dim=1).indices
-    counts = torch.ceil(share * own_mask.sum(dim=1).double() - 1e-9)
+    counts = torch.ceil(share * own_mask.sum(dim=1).double() - 1e-9)  # 0.07 * 100 is above 7 in floats
     mask = torch.arange(most, device=own.device) < counts[:, None]
     return own.take_along_dim(places[:, :, None], dim=1), mask

@@ -88,6 +88,11 @@ class Term(nn.Module, ABC):
         return ()
 
     @property
+    def biases(self) -> tuple[str, ...]:
+        """Names of the temperatures whose bias it uses."""
+        return ()
+
+    @property
     def banks(self) -> tuple[str, ...]:
         """Names of the prototype banks it uses."""
         return ()

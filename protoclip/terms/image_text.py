@@ -60,6 +60,10 @@ class ImageText(Term):
     def temperatures(self) -> tuple[str, ...]:  # noqa: D102
         return (self.temperature,)
 
+    @property
+    def biases(self) -> tuple[str, ...]:  # noqa: D102
+        return (self.temperature,) if self.loss == "sigmoid" else ()
+
     def forward(self, inputs: StepInputs) -> dict[str, Tensor]:  # noqa: D102
         features, rows = inputs.features, None
         if inputs.gathers:  # each feature once, and in an order that all processes share
@@ -71,7 +75,8 @@ class ImageText(Term):
     def _contrast(self, image: Tensor, text: Tensor, inputs: StepInputs, rows: slice | None) -> Tensor:
         scale, valid = inputs.logit_scales[self.temperature], present(image, text)
         if self.loss == "sigmoid":
-            return sigmoid_loss(image, text, scale, self._bias(inputs), rows=rows, valid=valid)
+            bias = inputs.logit_biases[self.temperature]
+            return sigmoid_loss(image, text, scale, bias, rows=rows, valid=valid)
         return clip_loss(
             image,
             text,
@@ -81,10 +86,3 @@ class ImageText(Term):
             rows=rows,
             valid=valid,
         )
-
-    def _bias(self, inputs: StepInputs) -> Tensor:
-        if self.temperature not in inputs.logit_biases:
-            raise ValueError(
-                f"the sigmoid loss needs a bias: set temperatures.{self.temperature}.bias, which is -10 in SigLIP"
-            )
-        return inputs.logit_biases[self.temperature]

@@ -209,6 +209,15 @@ def weighted(module: ImageTextPretraining, weight: float, **options: Any) -> Ima
     return rebuild(module, terms=terms, heads=HEADS, banks=BANKS, temperatures=TEMPERATURES, **options)
 
 
+def test_refuses_a_sigmoid_without_a_bias_and_a_bias_without_a_sigmoid(clip: ImageTextPretraining) -> None:
+    terms = {"image_text": ImageText([["image", "text"]], loss="sigmoid")}
+    with pytest.raises(ValueError, match=r"term image_text needs a bias: set temperatures\.clip\.bias"):
+        rebuild(clip, terms=terms)
+    with pytest.raises(ValueError, match=r"no term uses .*: set temperatures\.clip\.bias=null"):
+        rebuild(clip, temperatures={"clip": Temperature(bias=-10.0)})
+    assert rebuild(clip, terms=terms, temperatures={"clip": Temperature(bias=-10.0)})
+
+
 def test_refuses_a_head_that_hides_an_output_of_the_towers(clip: ImageTextPretraining) -> None:
     with pytest.raises(ValueError, match=r"heads\.tokens would hide .* another name than tokens"):
         rebuild(clip, heads={"tokens": ProjectionHead})

@@ -95,12 +95,12 @@ def test_kept_tokens_are_those_that_match_best(share: float) -> None:
 
 
 def test_a_share_is_rounded_up_as_one_counts() -> None:
-    """0.1 * 30 is a little above 3 in floats."""
-    image, text = tokens(30, 6), tokens(6, 7)
-    kept = best_of(image, torch.ones(8, 30, dtype=torch.bool), text, torch.ones_like(TEXT_MASK), 0.0999)
-    texts = best_of(text, torch.ones_like(TEXT_MASK), image, torch.ones(8, 30, dtype=torch.bool), 0.1)
-    assert kept.sum(dim=1).tolist() == [3] * 8
-    loss = filip_loss(image, text, scale(), keep_tokens=0.1).item()
+    """0.07 * 100 is a little above 7 in floats."""
+    image, text, all_text = tokens(100, 6, 2), tokens(2, 7, 2), torch.ones(2, 2, dtype=torch.bool)
+    kept = best_of(image, torch.ones(2, 100, dtype=torch.bool), text, all_text, 0.0699)
+    texts = best_of(text, all_text, image, torch.ones(2, 100, dtype=torch.bool), 0.07)
+    assert (kept.sum(dim=1).tolist(), texts.sum(dim=1).tolist()) == ([7, 7], [1, 1])
+    loss = filip_loss(image, text, scale(), keep_tokens=0.07).item()
     assert loss == pytest.approx(filip_oracle(image, kept, text, texts), rel=1e-12)
 
 

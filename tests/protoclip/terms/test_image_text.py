@@ -76,8 +76,11 @@ def test_the_sigmoid_loss_takes_its_temperatures_bias() -> None:
     left, right = (given.features[FeatureKey(tower, tower, "features")] for tower in ("image", "text"))
     loss = ImageText([["image", "text"]], temperature="dense", loss="sigmoid")(given)["loss"]
     torch.testing.assert_close(loss, sigmoid_loss(left, right, torch.tensor(2.0), torch.tensor(-3.0)))
-    with pytest.raises(ValueError, match=r"set temperatures\.clip\.bias, which is -10 in SigLIP"):
-        ImageText([["image", "text"]], loss="sigmoid")(given)
+
+
+def test_the_sigmoid_loss_alone_uses_a_bias() -> None:
+    assert ImageText([["image", "text"]], temperature="dense", loss="sigmoid").biases == ("dense",)
+    assert ImageText([["image", "text"]], temperature="dense").biases == ()
 
 
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
