@@ -44,7 +44,7 @@ def test_a_run_makes_the_views_that_its_terms_read_and_no_others(
     clip: Callable[..., DictConfig], tmp_path: Path
 ) -> None:
     wordnet = write_wordnet(tmp_path / "wordnet")
-    words = (MASKED, EDA % wordnet, SUMMARY, REGIONS, SECOND, "+towers.mask_token=true", "towers.image_size=32")
+    words = (MASKED, EDA % wordnet, SUMMARY, REGIONS, SECOND, "++towers.mask_token=true", "towers.image_size=32")
     config = clip("[image,masked],[ssl_1,eda],[image,summary]", *words, "run.episodes=1")
     built, seen = build(config), Batches()
     built.fit(seen)
