@@ -53,9 +53,9 @@ def test_a_summary_is_the_corpus_own_or_a_row() -> None:
         Summary().check(PHOTOS, BPE)
     with pytest.raises(ValueError, match="of another corpus"):
         Summary(Rows()).check(Photos([1], fingerprint="others"), BPE)
-    with patch.object(Summed, "summary", side_effect=ValueError("no column has summaries: set summary_key")):
-        with pytest.raises(ValueError, match="no column has summaries"):
-            Summary().check(Summed([1]), BPE)
+    refusing = patch.object(Summed, "summary", side_effect=ValueError("no column has summaries: set summary_key"))
+    with refusing, pytest.raises(ValueError, match="no column has summaries"):
+        Summary().check(Summed([1]), BPE)
     with patch.object(Summed, "summary", side_effect=UnreadableSample("torn: mend it")):
         Summary().check(Summed([1]), BPE)
 
