@@ -4,7 +4,7 @@ Of several processes each extracts some of the batches; rank 0 scores them all, 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import chain
@@ -22,8 +22,8 @@ from protoclip.evaluation import class_features
 from protoclip.evaluation.tasks import Extracted, Task
 from protoclip.module import ImageTextPretraining
 
-LEFT_OUT = ("pooled", "tokens", "token_mask")
-"""Outputs that no task looks at and that would fill the memory."""
+LEFT_OUT = ("pooled", "token_mask")
+"""Outputs that no task looks at; tokens, which would fill the memory, are kept where a task asks for them."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,11 @@ class Evaluation(Callback):
 
     def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """Keep a batch's features."""
-        self._collect(*args, **kwargs)
+        self._collect("validation", *args, **kwargs)
 
     def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """Keep a batch's features."""
-        self._collect(*args, **kwargs)
+        self._collect("test", *args, **kwargs)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Score the validation sets."""
@@ -83,6 +83,7 @@ class Evaluation(Callback):
 
     def _collect(
         self,
+        stage: str,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
         outputs: Any,
@@ -92,9 +93,12 @@ class Evaluation(Callback):
     ) -> None:
         if not batch:
             return
+        pictures = list(getattr(trainer.datamodule, stage))[dataloader_idx]  # type: ignore[attr-defined]
+        asked = {task.output for task in self._tasks_on(stage, pictures)}
         part = {name: batch[name].cpu() for name in ("index", "label", "owner") if name in batch}
         for tower, values in outputs.items():
-            part |= {f"{tower}/{name}": value.cpu() for name, value in values.items() if name not in LEFT_OUT}
+            kept = {name: value for name, value in values.items() if name not in LEFT_OUT}
+            part |= {f"{tower}/{name}": value.cpu() for name, value in kept.items() if value.ndim < 3 or name in asked}
         self._parts[dataloader_idx].append(part)
 
     def _score(self, stage: str, module: pl.LightningModule) -> dict[str, TaskResult]:
@@ -104,10 +108,11 @@ class Evaluation(Callback):
         sets: Mapping[str, Pictures] = getattr(datamodule, stage)
         gathered = [gather(self._parts[place]) for place in range(len(sets))]
         self._parts.clear()
+        asked = {name: {key for task in self._tasks_on(stage, name) for key in task.prompt_outputs} for name in sets}
 
         def score() -> dict[str, TaskResult]:
             self.extracted = {
-                name: _join(chain.from_iterable(shares), *_prompts(module, datamodule, pictures))
+                name: _join(chain.from_iterable(shares), _prompts(module, datamodule, pictures, asked[name]))
                 for (name, pictures), shares in zip(sets.items(), gathered, strict=True)
             }
             return {
@@ -121,11 +126,14 @@ class Evaluation(Callback):
             module.log_dict({f"{stage}/{name}/{metric}": value for metric, value in result.metrics.items()})
         return results
 
+    def _tasks_on(self, stage: str, pictures: str) -> list[Task]:
+        return [task for task in self.tasks[stage].values() if pictures in task.needs]
+
     def _prompts_hash(self, task: Task) -> str | None:
         return self.extracted[task.pictures].prompts_hash
 
 
-def _join(batches: Iterable[dict[str, Tensor]], classes: Tensor | None, prompts_hash: str | None) -> Extracted:
+def _join(batches: Iterable[dict[str, Tensor]], prompts: Mapping[str, Any]) -> Extracted:
     parts = sorted(batches, key=lambda part: int(part["index"][0]))  # processes took whole batches by turns
     columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     return Extracted(
@@ -133,26 +141,33 @@ def _join(batches: Iterable[dict[str, Tensor]], classes: Tensor | None, prompts_
         labels=columns["label"],
         text={name.removeprefix("text/"): value for name, value in columns.items() if name.startswith("text/")},
         owner=columns.get("owner", torch.empty(0, dtype=torch.int64)),
-        class_features=classes,
-        prompts_hash=prompts_hash,
+        **prompts,
     )
 
 
 @torch.no_grad()
 def _prompts(
-    module: ImageTextPretraining, datamodule: ImageTextDataModule, pictures: Pictures
-) -> tuple[Tensor | None, str | None]:
-    """Class features of a labelled set [classes, dim] and the hash of its prompts."""
+    module: ImageTextPretraining, datamodule: ImageTextDataModule, pictures: Pictures, outputs: Collection[str]
+) -> dict[str, Any]:
+    """What ``Extracted`` says of a labelled set's prompts, with the outputs that tasks ask for."""
     names, templates = getattr(pictures, "classnames", None), getattr(pictures, "templates", None)
     if not names or not templates:
-        return None, None
+        return {}
     prompts = [template.format(name) for name in names for template in templates]
-    encoded = []
+    columns: dict[str, list[Tensor]] = defaultdict(list)
     for ids in torch.split(datamodule.tokenize(prompts), datamodule.evaluation_batch_size):
         with module.trainer.precision_plugin.forward_context():
-            encoded.append(module.encode("text", ids.to(module.device))["features"].float().cpu())
-    features = torch.cat(encoded).reshape(len(names), len(templates), -1)
-    return class_features(features), sha256("\n".join(prompts).encode()).hexdigest()[:16]
+            encoded = module.encode("text", ids.to(module.device))
+        for name in encoded.keys() & {"features", *outputs}:
+            value = encoded[name]
+            columns[name].append((value.float() if value.is_floating_point() else value).cpu())
+    shape = (len(names), len(templates))
+    found = {name: torch.cat(parts).reshape(*shape, *parts[0].shape[1:]) for name, parts in columns.items()}
+    return {
+        "class_features": class_features(found["features"]),
+        "prompts": {name: value for name, value in found.items() if name in outputs},
+        "prompts_hash": sha256("\n".join(prompts).encode()).hexdigest()[:16],
+    }
 
 
 def _counts(task: Task, sets: Mapping[str, Extracted]) -> dict[str, int]:

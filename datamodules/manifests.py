@@ -37,6 +37,7 @@ class ManifestPairs(PairSource):
         path: ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet``, with a header or field names.
         image_key: Column of image paths, relative to the manifest's folder or absolute.
         caption_key: Column of captions.
+        summary_key: Column of summaries, where there is one; a sample's is the first of its rows, or else its caption.
         separator: Of a CSV or TSV, where it is not what the file's name says: one character.
         images_root: Folder of relative image paths, instead of the manifest's.
 
@@ -53,20 +54,26 @@ class ManifestPairs(PairSource):
         *,
         image_key: str = "filepath",
         caption_key: str = "title",
+        summary_key: str | None = None,
         separator: str | None = None,
         images_root: str | Path | None = None,
     ) -> None:
         file = existing_file(path)
         self._root = Path(images_root).expanduser() if images_root is not None else file.parent
-        frame = _read_table(file, [image_key, caption_key], separator)
+        selected = [image_key, caption_key] + ([] if summary_key is None else [summary_key])
+        frame = _read_table(file, selected, separator)
         pairs = _group(file, frame[image_key].tolist(), frame[caption_key].tolist())
         if not pairs:
             raise ValueError(f"{file} holds no pair: it needs rows with {image_key!r} and {caption_key!r}")
+        self._summaries: PackedTexts | None = None
+        if summary_key is not None:
+            summaries = _first_summaries(file, frame[image_key].tolist(), frame[summary_key].tolist())
+            self._summaries = PackedTexts.pack(summaries.get(path, captions[0]) for path, captions in pairs.items())
         self._paths = PackedTexts.pack(pairs)
         self._captions = PackedTexts.pack(caption for captions in pairs.values() for caption in captions)
         self._first = np.cumsum([0, *map(len, pairs.values())])
         # The bytes and what selects from them, never a path: moving the folder changes nothing.
-        digest = hashlib.sha256(json.dumps([image_key, caption_key, separator]).encode())
+        digest = hashlib.sha256(json.dumps([*selected[:2], separator, *selected[2:]]).encode())
         with file.open("rb") as manifest:
             digest.update(hashlib.file_digest(manifest, "sha256").digest())
         self.fingerprint = digest.hexdigest()
@@ -92,6 +99,16 @@ class ManifestPairs(PairSource):
         """All captions of a sample, in the order of the rows."""
         return [self._captions[row] for row in range(self._first[index], self._first[index + 1])]
 
+    def summary(self, index: int) -> str:
+        """The summary of a sample.
+
+        Raises:
+            ValueError: the manifest is read without a column of them.
+        """
+        if self._summaries is None:
+            raise ValueError("no column of the manifest has summaries: set data.train.summary_key")
+        return self._summaries[index]
+
     def label(self, index: int) -> int:
         """-1: a manifest has no classes."""
         return -1
@@ -115,6 +132,19 @@ def _group(file: Path, paths: list[Any], cells: list[Any]) -> dict[str, list[str
     if dropped:
         logger.warning("%s: %d rows have no image path, or no caption in UTF-8, and are left out", file, len(dropped))
     return pairs
+
+
+def _first_summaries(file: Path, paths: list[Any], cells: list[Any]) -> dict[str, str]:
+    """The first summary of each image path that has one."""
+    summaries: dict[str, str] = {}
+    for row, (path, cell) in enumerate(zip(paths, cells, strict=True), start=1):
+        if cell is None or cell != cell:  # noqa: PLR0124 (NaN is not itself)
+            continue
+        if not isinstance(cell, str):
+            raise ValueError(f"{file}: row {row}: a summary is one text, found {cell!r:.40}: leave summary_key out")
+        if cell.strip() and not _UNDECODED.search(cell):
+            summaries.setdefault(path, cell)
+    return summaries
 
 
 def _read_table(file: Path, keys: list[str], separator: str | None) -> pd.DataFrame:

@@ -81,6 +81,15 @@ def broadcast_buffers(module: nn.Module) -> None:
             distributed.broadcast(buffer, src=0)
 
 
+def mean_gradients(module: nn.Module) -> None:
+    """Put the mean over the processes into every parameter's gradient, in place."""
+    if world_size() > 1:
+        for parameter in module.parameters():
+            if parameter.grad is not None:
+                distributed.all_reduce(parameter.grad)
+                parameter.grad /= world_size()
+
+
 def total(values: Tensor, device: torch.device) -> Tensor:
     """Sum over the processes, each of which trains on its own device; of booleans, how many are true."""
     if world_size() > 1:

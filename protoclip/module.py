@@ -13,17 +13,19 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from protoclip.clock import PhaseClock
-from protoclip.distributed import broadcast_buffers, mean_figures, total
+from protoclip.distributed import broadcast_buffers, mean_figures, mean_gradients, total
 from protoclip.divergence import check_loss
 from protoclip.evaluation import feature_std, modality_gap
+from protoclip.micro_batch import FeatureCache
 from protoclip.parts import build_heads, check_parts, named_parts, reads, used_terms
 from protoclip.phases import Phase, term_weights
 from protoclip.prototypes import PrototypeBank
-from protoclip.ranges import NonNegativeFloat
+from protoclip.ranges import NonNegativeFloat, PositiveInt
 from protoclip.schedule import parameter_groups
 from protoclip.seeds import derive_seed
 from protoclip.temperature import Temperature
@@ -49,6 +51,8 @@ class ImageTextPretraining(pl.LightningModule):
         schedule: function from the number of steps to a factor of the learning rate by step; with ``stop=`` it is 0
             from that step on.
         weight_decay: of the parameters that are decayed (see ``parameter_groups``).
+        micro_batch: rows of a process that are encoded with a graph at a time; the loss is that of the whole batch.
+            None for all rows at once.
         seed: of everything random in a training step, together with the episode.
 
     Attributes:
@@ -70,6 +74,7 @@ class ImageTextPretraining(pl.LightningModule):
         banks: Mapping[str, PrototypeBank] | None = None,
         phases: Mapping[str, Phase] | None = None,
         weight_decay: NonNegativeFloat = 0.5,
+        micro_batch: PositiveInt | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -78,12 +83,16 @@ class ImageTextPretraining(pl.LightningModule):
         self.phases = dict(phases or {})
         used = used_terms(terms, self.phases)
         check_parts(used, heads=heads or {}, temperatures=temperatures, banks=banks or {})
+        for term in used.values():
+            term.build(towers)
         self.terms = nn.ModuleDict(used)
         self.temperatures = nn.ModuleDict(named_parts(temperatures, (term.temperatures for term in used.values())))
         self.banks = nn.ModuleDict(named_parts(banks or {}, (term.banks for term in used.values())))
         self.optimizer_factory = optimizer
         self.schedule_factory = schedule
         self.weight_decay = weight_decay
+        self.micro_batch = micro_batch
+        self._cache: FeatureCache | None = None
         self.seed = seed
         self.image_locked_from: int | None = None  # episode
         self.clock = PhaseClock()
@@ -142,7 +151,7 @@ class ImageTextPretraining(pl.LightningModule):
         episode = int(batch["episode"][0])
         if episode != self.current_epoch:
             raise RuntimeError(f"the loader delivered episode {episode} in episode {self.current_epoch}")
-        features = self(batch)
+        features = self(batch) if self.micro_batch is None else self._cached_features(batch, self.micro_batch)
         inputs = self._inputs(features, batch)
         with torch.autocast(self.device.type, enabled=False):
             loss, figures = self._loss(inputs, self.active_weights(episode))
@@ -153,6 +162,25 @@ class ImageTextPretraining(pl.LightningModule):
         self.log("train/loss", figures.pop("loss"), prog_bar=True)
         self.log_dict({f"train/{name}": value for name, value in figures.items()})
         return {"loss": loss, "features": {key: features[key].detach() for key in self.returned}}
+
+    def _cached_features(self, batch: Batch, size: int) -> Features:
+        views = {view: batch[view] for view in self.required_views}
+        self._cache = FeatureCache(self, self, views, size)
+        return self._cache.features
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Of the loss, and of cached features."""
+        super().backward(loss, *args, **kwargs)
+        if self._cache is not None:
+            self._cache.backward(self.trainer.precision_plugin.forward_context)
+            self._cache = None
+            mean_gradients(self)
+
+    def on_train_start(self) -> None:
+        """With cached features the gradients of a step arrive in parts, so that DDP cannot add them up."""
+        wrapped = self.trainer.strategy.model
+        if self.micro_batch is not None and isinstance(wrapped, DistributedDataParallel):
+            wrapped.require_backward_grad_sync = False
 
     def _loss(self, inputs: StepInputs, weights: Mapping[str, float]) -> tuple[Tensor, dict[str, Tensor | float]]:
         losses = []
@@ -166,6 +194,7 @@ class ImageTextPretraining(pl.LightningModule):
             else:
                 losses.append(_untrained(term, inputs))
         figures |= {f"logit_scale/{name}": scale.detach() for name, scale in inputs.logit_scales.items()}
+        figures |= {f"logit_bias/{name}": bias.detach() for name, bias in inputs.logit_biases.items()}
         loss = torch.stack(losses).sum()
         return loss, figures | {"loss": loss.detach()}
 
@@ -180,7 +209,12 @@ class ImageTextPretraining(pl.LightningModule):
             teachers={name: batch[teacher_view(name)] for name in self.required_teachers},
             targets={name: batch[name] for term in self.terms for name in self._term(term).targets},
             heads={name: self.get_submodule(f"heads.{name}.{tower}") for name, tower in self._called.items()},
+            logit_biases=self._logit_biases,
         )
+
+    @property
+    def _logit_biases(self) -> dict[str, Tensor]:
+        return {name: bias for name, value in self.temperatures.items() if isinstance(bias := value.bias, Tensor)}
 
     def _representation_figures(self, features: Features) -> dict[str, float]:
         """Modality gap and spread of the local batch (ProtoCLIP, Fig. 7)."""
@@ -202,7 +236,8 @@ class ImageTextPretraining(pl.LightningModule):
                 rows = slice(None) if tower == "image" else first
                 features |= {FeatureKey(tower, view, name): value[rows] for name, value in outputs[tower].items()}
             scales = {name: temperature() for name, temperature in self.temperatures.items()}
-            inputs = StepInputs(features, scales, {}, positions=batch["index"], block=-1)
+            biases = self._logit_biases
+            inputs = StepInputs(features, scales, {}, positions=batch["index"], block=-1, logit_biases=biases)
             with torch.autocast(self.device.type, enabled=False):
                 loss = torch.stack(
                     [weight * self._term(name)(inputs)["loss"] for name, weight in weights.items()]
@@ -310,6 +345,7 @@ def _untrained(term: Term, inputs: StepInputs) -> Tensor:
     """Zero that depends on all that the term would train, so that every parameter has a gradient in every phase."""
     parts = [value.sum() for key in term.required if (value := inputs.features[key]).is_floating_point()]
     parts += [inputs.logit_scales[name] for name in term.temperatures]
+    parts += [inputs.logit_biases[name] for name in term.temperatures if name in inputs.logit_biases]
     trained = [term, *(inputs.heads[name] for name in term.heads)]
     parts += [parameter.sum() for part in trained for parameter in part.parameters()]
     return 0.0 * torch.stack(parts).sum()

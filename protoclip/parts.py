@@ -29,15 +29,18 @@ def used_terms(terms: Mapping[str, Term], phases: Mapping[str, Phase]) -> dict[s
 
 
 def check_parts(terms: Mapping[str, Term], **parts: Mapping[str, object]) -> None:
-    """Refuse terms that name a head, temperature or bank that there is not.
+    """Refuse terms that name a head, temperature or bank that there is not, and heads named as an output is.
 
     Args:
         terms: by name.
         parts: ``heads``, ``temperatures`` and ``banks``, each by name.
 
     Raises:
-        ValueError: with the part that is missing.
+        ValueError: with the part that is missing, or the name that is taken.
     """
+    if taken := set(parts["heads"]).intersection(TOWER_OUTPUTS):
+        name = min(taken)
+        raise ValueError(f"heads.{name} would hide an output of the towers; give the head another name than {name}")
     for name, term in terms.items():
         outputs = {key.output for key in term.required}.union(term.heads) - set(TOWER_OUTPUTS)
         wanted = {"heads": outputs, "temperatures": set(term.temperatures), "banks": set(term.banks)}
@@ -78,4 +81,6 @@ def build_heads(
 
 def reads(head: object) -> str:
     """The tower's output that a head, or what builds it, works on."""
-    return str(getattr(getattr(head, "func", head), "reads", "embedding"))
+    # jsonargparse hands over the class as an argument of the function that it binds
+    parts = (head, getattr(head, "func", None), *getattr(head, "args", ()))
+    return next((str(part.reads) for part in parts if hasattr(part, "reads")), "embedding")

@@ -13,17 +13,19 @@ class WarmupCosine:
     """Linear warm-up, then half a cosine, as a factor of the peak learning rate.
 
     Args:
-        warmup: fraction of the run; step t of w warm-up steps has the factor (t + 1) / w.
+        warmup: fraction of the run; step t of w warm-up steps has the factor start + (1 - start) (t + 1) / w.
+        start: factor that the warm-up rises from.
         final: factor at the end.
 
     Raises:
         ValueError: a warm-up that is not in [0, 1].
     """
 
-    def __init__(self, *, warmup: Share = 0.1, final: NonNegativeFloat = 0.0) -> None:
+    def __init__(self, *, warmup: Share = 0.1, start: Share = 0.0, final: NonNegativeFloat = 0.0) -> None:
         if not 0 <= warmup <= 1:
             raise ValueError(f"schedule.warmup is a fraction of the run, not {warmup}")
         self.warmup = warmup
+        self.start = start
         self.final = final
 
     def __call__(self, total_steps: int, *, stop: int | None = None) -> Callable[[int], float]:
@@ -43,7 +45,7 @@ class WarmupCosine:
 
         def factor(step: int) -> float:
             if step < warmup_steps:
-                return (step + 1) / warmup_steps
+                return self.start + (1 - self.start) * (step + 1) / warmup_steps
             progress = (step - warmup_steps) / max(1, last - warmup_steps)
             return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 

@@ -9,6 +9,7 @@ import torch
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
+from tests.datamodules.test_wordnet import write_wordnet
 from tests.gloo import Pool
 
 Compose = Callable[..., DictConfig]
@@ -46,6 +47,11 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _wordnet(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["WORDNET"] = write_wordnet(tmp_path_factory.mktemp("wordnet"))
 
 
 @pytest.fixture

@@ -9,11 +9,12 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from protoclip.caches import Sample
 from protoclip.cli.teacher import Parts
 from protoclip.cli.translate import translate
 from protoclip.instantiate import instantiate
 from protoclip.teachers import Encoder, TeacherCache
-from protoclip.teachers.encode import Sample, encode_corpus
+from protoclip.teachers.encode import encode_corpus
 from protoclip.teachers.encoders import Kind
 
 DIM = 6

@@ -35,8 +35,8 @@ PAPERS |= {option for option in OPTIONS if option.startswith(("experiment/cc2.5m
 NEEDS_DATA = {option for option in OPTIONS if "flickr8k" in option}
 NEEDS_TEACHER = {"method/teacher", "method/distillation"}
 GROUPS = {
-    *("callbacks", "compare", "data", "distillation", "evaluation", "experiment", "logger"),
-    *("method", "optimizer", "recipe", "teacher", "towers", "trainer", "views"),
+    *("callbacks", "compare", "data", "detector", "distillation", "evaluation", "experiment", "logger"),
+    *("method", "optimizer", "recipe", "summariser", "teacher", "towers", "trainer", "views"),
 }
 
 

@@ -87,6 +87,9 @@ def check_settings(config: DictConfig) -> dict[str, Any]:
         value = settings["trainer"].get(name)
         if value is not None and value < least:
             raise ValueError(f"{origin(config, ('trainer', name))}={value}: should be {least} or more")
+    recipe = config.recipe
+    if recipe.name != "matched" and recipe.of is None:
+        raise ValueError(f"method={config.method} has no recipe={recipe.name}: choose recipe=matched")
     fused = settings["model"]["optimizer"].get("init_args", {}).get("fused")
     if fused and settings["trainer"].get("precision") == "16-mixed" and settings["trainer"].get("gradient_clip_val"):
         raise ValueError("a fused optimizer cannot clip under 16-mixed: set optimizer.optimizer.fused=false")
@@ -122,7 +125,10 @@ def check_views(module: ImageTextPretraining, datamodule: ImageTextDataModule) -
         if module.towers.text.vocab_size <= datamodule.tokenize.mask_id:
             raise ValueError(f"the text view {masked[0]!r} has mask tokens: set towers.mask_token=true")
     entrance: Any = getattr(module.towers.image, "regions", None)
-    for name in dataset.made & dataset.region_views.keys():
+    read = dataset.made & dataset.region_views.keys()
+    if entrance is not None and not read:
+        raise ValueError("no term reads regions: set towers.roi_dim=null")
+    for name in read:
         dim = dataset.region_views[name].dim(datamodule.train)
         if entrance is None or entrance.projection.in_features != dim:
             raise ValueError(f"the view {name!r} has {dim} numbers for a box: set towers.roi_dim={dim}")

@@ -20,6 +20,8 @@ _SECTIONS = {
     "trainer.callbacks": "callbacks",
     "trainer.logger": "logger",
     "teachers": "teachers",
+    "summariser": "summariser",
+    "detector": "detector",
 }
 _CLASSES = {
     "model": "protoclip.module.ImageTextPretraining",

@@ -63,6 +63,12 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("teacher", help="encode the corpus by external teachers, once, for training to read")
     command.add_argument("overrides", nargs="*", help="Hydra words, such as data=scenes teacher=minilm")
     command.set_defaults(command=_teacher)
+    command = commands.add_parser("summarise", help="shorten the caption of each pair, once, for training to read")
+    command.add_argument("overrides", nargs="*", help="Hydra words, such as data=scenes summariser=t5")
+    command.set_defaults(command=_summarise)
+    command = commands.add_parser("regions", help="detect the regions of each picture, once, for training to read")
+    command.add_argument("overrides", nargs="*", help="Hydra words, such as data=scenes detector=fasterrcnn_resnet50")
+    command.set_defaults(command=_regions)
     command = commands.add_parser("runs", help="list runs with their state and main figures")
     command.add_argument("folder", nargs="?", type=Path, default=Path("runs"))
     command.set_defaults(command=_runs)
@@ -88,6 +94,18 @@ def _teacher(arguments: argparse.Namespace) -> None:
     from protoclip.cli.teacher import make_caches  # noqa: PLC0415 - torch and Lightning take seconds
 
     make_caches(arguments.overrides)
+
+
+def _summarise(arguments: argparse.Namespace) -> None:
+    from protoclip.cli.summarise import summarise  # noqa: PLC0415 - torch and Lightning take seconds
+
+    summarise(arguments.overrides)
+
+
+def _regions(arguments: argparse.Namespace) -> None:
+    from protoclip.cli.regions import detect_regions  # noqa: PLC0415 - torch and Lightning take seconds
+
+    detect_regions(arguments.overrides)
 
 
 def _runs(arguments: argparse.Namespace) -> None:

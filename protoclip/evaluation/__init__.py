@@ -11,7 +11,7 @@ from protoclip.evaluation.linear_probe import linear_probe
 from protoclip.evaluation.pseudo_labels import cluster_purity, pseudo_label_quality
 from protoclip.evaluation.representation import feature_std, modality_gap, self_similarity
 from protoclip.evaluation.retrieval import retrieval_metrics
-from protoclip.evaluation.zero_shot import class_features, zero_shot_metrics
+from protoclip.evaluation.zero_shot import class_features, token_zero_shot_metrics, zero_shot_metrics
 
 __all__ = [
     "class_features",
@@ -24,5 +24,6 @@ __all__ = [
     "pseudo_label_quality",
     "retrieval_metrics",
     "self_similarity",
+    "token_zero_shot_metrics",
     "zero_shot_metrics",
 ]

@@ -17,7 +17,7 @@ from protoclip.evaluation.linear_probe import linear_probe
 from protoclip.evaluation.pseudo_labels import pseudo_label_quality
 from protoclip.evaluation.representation import feature_std, modality_gap, self_similarity
 from protoclip.evaluation.retrieval import retrieval_metrics
-from protoclip.evaluation.zero_shot import zero_shot_metrics
+from protoclip.evaluation.zero_shot import Direction, token_zero_shot_metrics, zero_shot_metrics
 from protoclip.prototypes import kmeans
 
 
@@ -31,6 +31,7 @@ class Extracted:
         text: outputs of the text tower and heads for all captions, in the order of the pictures; empty without.
         owner: each caption's picture [captions].
         class_features: unit vectors [classes, dim] from the prompts, for labelled sets.
+        prompts: outputs of the text tower and heads for the prompts, [classes, templates, ...], that a task asks for.
         prompts_hash: hash of class names and templates.
     """
 
@@ -39,6 +40,7 @@ class Extracted:
     text: Mapping[str, Tensor] = field(default_factory=dict)
     owner: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     class_features: Tensor | None = None
+    prompts: Mapping[str, Tensor] = field(default_factory=dict)
     prompts_hash: str | None = None
 
 
@@ -55,6 +57,8 @@ class Task(ABC):
 
     output = "features"
     """Output of the image tower that is needed; a set that lacks it skips the task."""
+    prompt_outputs: tuple[str, ...] = ()
+    """Outputs of the text tower for the prompts that are needed beside the class features."""
 
     def __init__(self, pictures: str, train: str | None = None) -> None:
         self.pictures = pictures
@@ -88,6 +92,30 @@ class ZeroShot(Task):
         if found.class_features is None:
             raise ValueError(f"zero-shot on {self.pictures} needs a set with class names")
         return zero_shot_metrics(found.image["features"], found.class_features, found.labels)
+
+
+class TokenZeroShot(Task):
+    """Zero-shot classification by prompts, each token of one side compared with those of the other (FILIP).
+
+    Args:
+        pictures: a set with class names.
+        head: name of the heads that give tokens.
+        direction: whose tokens find their best: the picture's, or the mean of both.
+    """
+
+    def __init__(self, pictures: str, head: str, direction: Direction = "image_to_text") -> None:
+        super().__init__(pictures)
+        self.output = head
+        self.prompt_outputs = (head, "token_mask")
+        self.direction = direction
+
+    def __call__(self, sets: Sets) -> dict[str, float]:  # noqa: D102
+        found = sets[self.pictures]
+        if not found.prompts:
+            raise ValueError(f"zero-shot on {self.pictures} needs a set with class names")
+        images, prompts = found.image[self.output], found.prompts[self.output]
+        mask = found.prompts["token_mask"]
+        return token_zero_shot_metrics(images, prompts, mask, found.labels, direction=self.direction)
 
 
 class Retrieval(Task):

@@ -15,13 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from protoclip.caches import Origin, open_arrays, read_sidecar, refuse_other
 from protoclip.ranges import PositiveInt
 from protoclip.teachers.encoders import Encoder, Kind
 
 FEATURES, FIRST, SIDECAR = "features.npy", "first.npy", "teacher.json"
-MEND = "run protoclip teacher with the same words"
-ELSEWHERE = f"choose another folder by teacher.cache=DIR, or remove this one, and {MEND}"
-"""Removing comes second: the cache may be another experiment's."""
+ORIGIN = Origin("teacher", "teacher.cache", SIDECAR)
 
 
 class TeacherCache:
@@ -64,15 +63,10 @@ class TeacherCache:
     @property
     def facts(self) -> dict[str, Any]:
         """What ``teacher.json`` says. Raises ValueError like ``check``, but for the corpus."""
-        file = Path(self.folder) / SIDECAR
-        if not file.is_file():
-            state = "is not finished" if file.parent.is_dir() else "is missing"
-            raise ValueError(f"the cache {self.folder} of the teacher {self.name} {state}: {MEND}")
-        facts = read_facts(file)
-        wanted = self.identity(facts.get("corpus", ""))
-        self.refuse_other(facts, wanted)
+        facts = read_sidecar(Path(self.folder), ORIGIN, f"the cache {self.folder} of the teacher {self.name}")
+        self.refuse_other(facts, facts.get("corpus", ""))
         if "sha256" not in facts:
-            raise ValueError(f"the cache {self.folder} is of an earlier version: {ELSEWHERE}")
+            raise ValueError(f"the cache {self.folder} is of an earlier version: {ORIGIN.elsewhere}")
         return facts
 
     def identity(self, corpus: str) -> dict[str, Any]:
@@ -83,23 +77,6 @@ class TeacherCache:
         """
         return {"encoder": self.encoder.describe(), "dims": self.dims, "corpus": corpus}
 
-    def refuse_other(self, facts: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
-        """Refuse what was made by other settings, or of another corpus.
-
-        Args:
-            facts: of what there is.
-            identity: that it should have.
-
-        Raises:
-            ValueError: with the first setting that differs.
-        """
-        there, wanted = (dict(_flat({key: facts.get(key) for key in identity})), dict(_flat(identity)))
-        for key in sorted(there.keys() | wanted.keys()):
-            if there.get(key) != wanted.get(key):
-                told = key if key == "corpus" else f"{key}={there.get(key)} instead of {wanted.get(key)}"
-                other = "of another corpus" if key == "corpus" else f"made with {told}"
-                raise ValueError(f"the cache {self.folder} is {other}: {ELSEWHERE}")
-
     def check(self, source_fingerprint: str) -> None:
         """Refuse a cache that is not of these settings and of this corpus.
 
@@ -109,7 +86,7 @@ class TeacherCache:
         Raises:
             ValueError: it is missing, unfinished, damaged, of other settings or of another corpus.
         """
-        self.refuse_other(self.facts, self.identity(source_fingerprint))
+        self.refuse_other(self.facts, source_fingerprint)
         self._open()
 
     @property
@@ -144,7 +121,7 @@ class TeacherCache:
                 pair = pairs[beyond[0]]
                 raise ValueError(
                     f"the cache {self.folder} has {first[pair + 1] - first[pair]} captions of pair {pair}, and number "
-                    f"{captions[int(beyond[0])]} was drawn: remove it and {MEND}"
+                    f"{captions[int(beyond[0])]} was drawn: remove it and {ORIGIN.mend}"
                 )
         return torch.from_numpy(np.asarray(rows))
 
@@ -153,41 +130,14 @@ class TeacherCache:
             facts = self.facts
             folder = Path(self.folder)
             shapes = {FEATURES: (facts["rows"], facts["dim"]), FIRST: (facts["pairs"] + 1,)}
-            try:
-                arrays = [np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in shapes]
-            except (OSError, ValueError, EOFError) as error:
-                reason = " ".join(str(error).split())
-                raise ValueError(f"{folder} is damaged ({reason}): remove it and {MEND}") from error
-            for array, (name, shape) in zip(arrays, shapes.items(), strict=True):
-                if array.shape != shape:
-                    told = f"{name} is {array.shape} instead of {shape}"
-                    raise ValueError(f"{folder} is damaged ({told}): remove it and {MEND}")
+            arrays = open_arrays(folder, shapes, ORIGIN)
             self._arrays = arrays[0], arrays[1]
         return self._arrays
+
+    def refuse_other(self, facts: Mapping[str, Any], corpus: str) -> None:
+        """Refuse, by a ValueError, what was made by other settings or of another corpus, as its facts say."""
+        refuse_other(Path(self.folder), facts, self.identity(corpus), ORIGIN)
 
     def __getstate__(self) -> dict[str, Any]:
         """Settings without the open files: a memory map would be pickled with all its data."""
         return {**self.__dict__, "_arrays": None}
-
-
-def read_facts(file: Path) -> dict[str, Any]:
-    """What a JSON file of a cache says.
-
-    Raises:
-        ValueError: it is damaged.
-    """
-    try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged: remove the folder {file.parent} and make it again") from error
-    assert isinstance(facts, dict)
-    return facts
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Dotted names and values."""
-    return [
-        pair
-        for key, value in settings.items()
-        for pair in (_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(prefix + key, value)])
-    ]

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from protoclip.devices import chosen_device
+
 Kind: TypeAlias = Literal["text", "image"]
 
 
@@ -87,7 +89,7 @@ class Encoder(ABC):
 
     def _ready(self) -> None:
         """Load the model."""
-        place = _device(self.device)
+        place = chosen_device(self.device, "teacher.device")
         self._preprocess, network = self._load()
         self._network = network.to(place).eval()
 
@@ -121,12 +123,3 @@ class ImageEncoder(Encoder):
     def _batch(self, items: Sequence[NDArray[np.float32]]) -> Tensor:
         """Prepared pictures [n, 3, height, width] where the network lies."""
         return torch.from_numpy(np.stack(items)).to(self._place)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"torch has no device {name!r} here: set teacher.device=auto") from error

@@ -1,8 +1,6 @@
 """Text teachers of transformers, such as RoBERTa and MiniLM."""
 
 from collections.abc import Sequence
-from importlib.resources import files
-from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -10,12 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from protoclip.pretrained import load_pretrained
 from protoclip.ranges import PositiveInt
 from protoclip.teachers.encoders import Encoder
 
 Pooling: TypeAlias = Literal["mean", "cls", "upstream"]
-PACKAGE = "package:"
-"""Before the name of an installed Python package, and a folder in it, that a model lies in."""
 PARTS = 4
 """That a batch is encoded in, by length: at once, half of what is computed would be padding."""
 
@@ -55,18 +52,9 @@ class TransformersText(Encoder):
         return {"library": "transformers", **settings, "revision": self.revision}
 
     def _load(self) -> tuple[Any, nn.Module]:
-        from safetensors import SafetensorError  # noqa: PLC0415
-        from transformers import AutoModel, AutoTokenizer  # noqa: PLC0415 - takes seconds
+        from transformers import AutoModel  # noqa: PLC0415 - takes seconds
 
-        model = package_folder(self.model) if self.model.startswith(PACKAGE) else self.model
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(model, revision=self.revision)
-            network = AutoModel.from_pretrained(model, revision=self.revision, dtype=torch.float32)
-        except (OSError, ValueError, ImportError, SafetensorError) as error:
-            reason = " ".join(str(error).split())[:300].rstrip(".")
-            raise ValueError(f"model={self.model}: {reason}: give a folder or hub id of transformers") from error
-        if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes of a folder without one
-            raise ValueError(f"model={self.model} has no vocabulary: put its tokenizer's files beside the weights")
+        tokenizer, network = load_pretrained(self.model, AutoModel, revision=self.revision, option="model")
         return tokenizer, network.get_encoder() if network.config.is_encoder_decoder else network
 
     def _encode(self, items: Sequence[Any]) -> Tensor:
@@ -94,16 +82,3 @@ def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
     """Mean [n, dim] of the states [n, length, dim] where the mask [n, length] is 1."""
     weights = mask.unsqueeze(-1).to(states.dtype)
     return (states * weights).sum(1) / weights.sum(1)
-
-
-def package_folder(model: str) -> Path:
-    """The folder of ``package:NAME/FOLDER``.
-
-    Raises:
-        ValueError: The package is not installed.
-    """
-    name, _, folder = model.removeprefix(PACKAGE).partition("/")
-    try:
-        return Path(str(files(name))) / folder
-    except ModuleNotFoundError as error:
-        raise ValueError(f"model={model} is not installed: pip install {name.replace('_', '-')}") from error

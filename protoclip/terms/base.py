@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from protoclip.prototypes import PrototypeBank
+from protoclip.towers import Towers
 
 
 class FeatureKey(NamedTuple):
@@ -48,6 +50,18 @@ class StepInputs:
     """What the loader made beside a view's input, such as the labels of masked tokens, by name."""
     heads: Mapping[str, nn.Module] = field(default_factory=dict)
     """Heads that a term calls itself, by name."""
+    logit_biases: Mapping[str, Tensor] = field(default_factory=dict)
+    """Biases of the shared temperatures that have one, by name."""
+
+
+def present(*features: Tensor) -> Tensor | None:
+    """The rows whose views are all there [batch]; None where that is every row.
+
+    Args:
+        features: each [batch, ...], matched by row; a missing view is a row of zeros.
+    """
+    rows = torch.stack([value.flatten(1).any(dim=1) for value in features]).all(dim=0)
+    return None if bool(rows.all()) else rows
 
 
 class Term(nn.Module, ABC):
@@ -92,6 +106,9 @@ class Term(nn.Module, ABC):
     def heads(self) -> Mapping[str, str]:
         """Heads that it calls itself, on a part of what they read, and each one's tower."""
         return {}
+
+    def build(self, towers: Towers) -> None:
+        """Make what has the towers' widths, such as a queue; called once, when the model is built."""
 
     def update(self, inputs: StepInputs) -> None:
         """Renew what it keeps between steps, such as a queue; called after the optimizer step, without gradient."""

@@ -11,9 +11,11 @@ from typing import Any
 
 from torch import nn
 
-from protoclip.ranges import PositiveInt
+from protoclip.ranges import NonNegativeInt, PositiveInt
 from protoclip.towers.image import ImageTower
-from protoclip.towers.text import TextTower
+from protoclip.towers.leff import insert_leff
+from protoclip.towers.regions import ClassToken, create_regions
+from protoclip.towers.text import TextPooling, TextTower
 
 _OWN_CONFIGS = Path(__file__).parent.parent / "model_configs"
 
@@ -21,18 +23,28 @@ _OWN_CONFIGS = Path(__file__).parent.parent / "model_configs"
 class Towers(nn.Module):
     """An image and a text tower with one joint space.
 
-    Its state dict, each key without its first word, is that of open_clip's ``CustomTextCLIP`` but for ``logit_scale``.
+    Its state dict, each key without its first word, is that of open_clip's ``CustomTextCLIP`` but for ``logit_scale``
+    and for ``image.regions.*``, which pictures do not pass.
 
     Attributes:
         image: The image tower.
         text: The text tower.
         config: The open_clip model config of the pair.
         log_scale: Logarithm of the inverse temperature that came with the weights; ln(1/0.07) without weights.
+        not_in_open_clip: Options in use that open_clip's model does not have, so that the weights are not for it.
     """
 
-    def __init__(self, image: ImageTower, text: TextTower, config: Mapping[str, Any], log_scale: float) -> None:
+    def __init__(
+        self,
+        image: ImageTower,
+        text: TextTower,
+        config: Mapping[str, Any],
+        log_scale: float,
+        not_in_open_clip: tuple[str, ...] = (),
+    ) -> None:
         """Join two towers."""
         super().__init__()
+        self.not_in_open_clip = not_in_open_clip
         self.image = image
         self.text = text
         self.config = dict(config)
@@ -52,6 +64,11 @@ def create_towers(
     vision_cfg: Mapping[str, Any] | None = None,
     text_cfg: Mapping[str, Any] | None = None,
     mask_token: bool = False,
+    text_pooling: TextPooling = "eot",
+    roi_dim: PositiveInt | None = None,
+    roi_class_token: ClassToken = "learned",
+    roi_blocks: PositiveInt = 3,
+    leff_blocks: NonNegativeInt = 0,
     grad_checkpointing: bool = False,
 ) -> Towers:
     """Build a pair of towers; what is None is as the named config has it.
@@ -69,6 +86,11 @@ def create_towers(
         vision_cfg: Further fields of open_clip's vision config: ``timm_model_pretrained``, ``patch_dropout``, ...
         text_cfg: Further fields of its text config: ``hf_model_pretrained``, ``hf_pooler_type``, ...
         mask_token: Append one token to the vocabulary, for masked language modelling.
+        text_pooling: ``eot``: at the end of text, or as the config says; ``max`` over all positions.
+        roi_dim: Width of the regions that the image tower reads beside pictures; None for none.
+        roi_class_token: In front of the regions: ``learned``, their ``mean``, or a ViT's own, ``shared``.
+        roi_blocks: How many of a ViT's last blocks read regions.
+        leff_blocks: How many of a ViT's first blocks have a LeFF for an MLP; it keeps the MLP's weights.
         grad_checkpointing: Recompute activations in the backward pass, where a tower can.
 
     Returns:
@@ -90,20 +112,26 @@ def create_towers(
     )
     model = _build(name, config, pretrained)
     text_config = config["text_cfg"]
-    image = ImageTower(model.visual, config["embed_dim"])
+    if leff_blocks:
+        insert_leff(model.visual, leff_blocks)
+    regions = create_regions(model.visual, roi_dim, roi_class_token, roi_blocks) if roi_dim else None
+    image = ImageTower(model.visual, config["embed_dim"], regions)
     text = TextTower(
         model.text,
         config["embed_dim"],
         context_length=text_config["context_length"],
         tokenizer_name=text_config.get("hf_tokenizer_name"),
+        pooling=text_pooling,
     )
     if mask_token:
         text.add_token()
         text_config.update(vocab_size=text.vocab_size, pool_type=text.text.pool_type, eos_id=text.text.eos_id)
     if grad_checkpointing:
         _checkpoint_gradients(model)
+    options = {f"leff_blocks={leff_blocks}": leff_blocks, f"text_pooling={text_pooling}": text_pooling != "eot"}
+    not_in_open_clip = tuple(option for option, used in options.items() if used)
     # transformers returns its models in evaluation mode, and Lightning keeps the mode it finds
-    return Towers(image, text, config, float(model.logit_scale.detach())).train()
+    return Towers(image, text, config, float(model.logit_scale.detach()), not_in_open_clip).train()
 
 
 def model_config(

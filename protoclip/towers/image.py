@@ -33,18 +33,20 @@ class ImageTower(nn.Module):
         std: Per-channel standard deviation, likewise.
     """
 
-    def __init__(self, visual: Any, embed_dim: int) -> None:
+    def __init__(self, visual: Any, embed_dim: int, regions: nn.Module | None = None) -> None:
         """Wrap a module built by ``open_clip.create_model``.
 
         Args:
             visual: ``visual`` of an open_clip model.
             embed_dim: Width of its output.
+            regions: The entrance of regions, see ``protoclip.towers.regions``; None for a tower that reads none.
 
         Raises:
             ValueError: For a backbone of another kind, or one for pictures that are not square.
         """
         super().__init__()
         self.visual = visual
+        self.regions = regions
         self.embed_dim = embed_dim
         self._encode, self.token_dim, self.pooled_dim = _reader(visual)
         self.mean: tuple[float, ...] = tuple(visual.preprocess_cfg["mean"])
@@ -56,16 +58,25 @@ class ImageTower(nn.Module):
         self.image_size = int(height)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Encode normalised pictures.
+        """Encode normalised pictures, or regions of them.
 
         Args:
-            images: [B, 3, image_size, image_size].
+            images: [B, 3, image_size, image_size]; regions are [B, boxes, roi_dim], absent ones rows of zeros.
 
         Returns:
             ``tokens`` [B, n, token_dim]: a ResNet's layer4 positions, a ViT's patches before ln_post without the class
             token, timm's last feature map; ``pooled`` [B, pooled_dim], for a ResNet the mean of its tokens;
-            ``embedding`` [B, embed_dim], open_clip's ``encode_image``; ``features``, the same at unit length.
+            ``embedding`` [B, embed_dim], open_clip's ``encode_image``; ``features``, the same at unit length. Regions
+            have no ``tokens``, and all zeros where a picture has no region.
+
+        Raises:
+            ValueError: For regions in a tower that reads none.
         """
+        if images.ndim == 3:
+            if self.regions is None:
+                raise ValueError("the image tower reads no regions; set towers.roi_dim to their width")
+            pooled, embedding = self.regions(self.visual, images)
+            return {"pooled": pooled, "embedding": embedding, "features": unit(embedding)}
         tokens, pooled, embedding = self._encode(self.visual, images)
         return {"pooled": pooled, "embedding": embedding, "features": unit(embedding), "tokens": tokens}
 
@@ -108,9 +119,13 @@ def _encode_resnet(visual: Any, images: Tensor) -> Encoded:
 def _encode_vit(visual: Any, images: Tensor) -> Encoded:
     # open_clip's public forward_intermediates gives these tokens but not the pooled state
     states = visual.transformer(visual._embeds(images))
+    return Encoded(states[:, 1:], *project_vit(visual, states))
+
+
+def project_vit(visual: Any, states: Tensor) -> tuple[Tensor, Tensor]:
+    """The pooled state [B, w_p] and the embedding [B, d] of the last block's states."""
     pooled, _ = visual._pool(states)
-    embedding = pooled if visual.proj is None else pooled @ visual.proj
-    return Encoded(states[:, 1:], pooled, embedding)
+    return pooled, pooled if visual.proj is None else pooled @ visual.proj
 
 
 def _encode_timm(visual: Any, images: Tensor) -> Encoded:

@@ -1,11 +1,13 @@
 """The text tower: an open_clip text transformer, or a transformers model, with its tokens and their mask."""
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from protoclip.towers.image import Encoded, unit
+
+TextPooling = Literal["eot", "max"]
 
 
 class TextTower(nn.Module):
@@ -21,7 +23,15 @@ class TextTower(nn.Module):
         tokenizer_name: The transformers tokenizer whose ids it reads; None is open_clip's BPE.
     """
 
-    def __init__(self, text: Any, embed_dim: int, *, context_length: int, tokenizer_name: str | None = None) -> None:
+    def __init__(
+        self,
+        text: Any,
+        embed_dim: int,
+        *,
+        context_length: int,
+        tokenizer_name: str | None = None,
+        pooling: TextPooling = "eot",
+    ) -> None:
         """Wrap a module built by open_clip.
 
         Args:
@@ -29,9 +39,11 @@ class TextTower(nn.Module):
             embed_dim: Width of its output.
             context_length: Most token ids that a caption has.
             tokenizer_name: The transformers tokenizer whose ids it reads; None is open_clip's BPE.
+            pooling: ``eot``: where its config says, which is the end of text; ``max``: the largest value over all
+                positions, those behind the end too, as PyramidCLIP's released weights need it.
 
         Raises:
-            ValueError: For a text transformer with CoCa's class token.
+            ValueError: For a text transformer with CoCa's class token, and for another pooling than it can do.
         """
         import open_clip  # noqa: PLC0415 - takes seconds
 
@@ -44,6 +56,11 @@ class TextTower(nn.Module):
         self._is_hf = isinstance(text, open_clip.hf_model.HFTextEncoder)
         if not self._is_hf and text.cls_emb is not None:
             raise ValueError("embed_cls is for captioning models; leave it out of text_cfg")
+        if pooling not in get_args(TextPooling):
+            raise ValueError(f"text_pooling is one of {', '.join(get_args(TextPooling))}, not {pooling!r}")
+        if self._is_hf and pooling != "eot":
+            raise ValueError("a transformers text tower is pooled by text_cfg hf_pooler_type; leave text_pooling=eot")
+        self.pooling = pooling
         self.token_dim = int(text.transformer.config.hidden_size if self._is_hf else text.width)
         self.pooled_dim = self.token_dim
         self.eot_id = None if self._is_hf else _eot_id(text)
@@ -107,7 +124,9 @@ class TextTower(nn.Module):
         text = self.text
         states, attention_mask = text._embeds(ids)
         tokens = text.ln_final(text.transformer(states, attn_mask=attention_mask))
-        if self.eot_id is None:
+        if self.pooling == "max":
+            pooled = tokens.amax(dim=1)
+        elif self.eot_id is None:
             pooled = tokens[:, 0 if text.pool_type == "first" else -1]
         else:
             pooled = tokens[torch.arange(len(ids), device=ids.device), mask.sum(dim=1) - 1]

@@ -15,8 +15,15 @@ from torch.nn import functional
 from callbacks.evaluation import Evaluation
 from datamodules.scenes import SceneObjects, ScenePairs
 from datamodules.sources import Pictures
-from protoclip.evaluation import knn_accuracy, linear_probe, pseudo_label_quality, retrieval_metrics, zero_shot_metrics
-from protoclip.evaluation.tasks import KNN, LinearProbe, PseudoLabels, Retrieval, Sets, Task, ZeroShot
+from protoclip.evaluation import (
+    knn_accuracy,
+    linear_probe,
+    pseudo_label_quality,
+    retrieval_metrics,
+    token_zero_shot_metrics,
+    zero_shot_metrics,
+)
+from protoclip.evaluation.tasks import KNN, LinearProbe, PseudoLabels, Retrieval, Sets, Task, TokenZeroShot, ZeroShot
 from protoclip.module import ImageTextPretraining
 from protoclip.prototypes import kmeans
 from tests.tiny import Built, build, tiny_config
@@ -197,22 +204,62 @@ def test_counts_and_prompts(protoclip: Run) -> None:
     assert results["retrieval"].prompts is None
 
 
-def test_other_prompts_have_another_hash_and_other_features(protoclip: Run) -> None:
-    pictures = SceneObjects("test", SIZES["objects"], image_size=32)
-    pictures.templates = ("{} in the dark",)  # type: ignore[assignment]
-    datamodule, evaluation = protoclip.built.datamodule, Evaluation(test={"zero_shot": ZeroShot("objects")})
-    datamodule.test = {"objects": pictures}
+def score(built: Built, pictures: dict[str, Pictures], tasks: dict[str, Task]) -> Evaluation:
+    """Another test of a run's model."""
+    evaluation, datamodule = Evaluation(test=tasks), built.datamodule
+    before, datamodule.test = datamodule.test, pictures
     trainer = pl.Trainer(
         logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu", callbacks=[evaluation]
     )
-    trainer.test(protoclip.built.module, datamodule=datamodule, verbose=False)
-    datamodule.test = sources()
+    trainer.test(built.module, datamodule=datamodule, verbose=False)
+    datamodule.test = before
+    return evaluation
+
+
+def test_other_prompts_have_another_hash_and_other_features(protoclip: Run) -> None:
+    pictures = SceneObjects("test", SIZES["objects"], image_size=32)
+    pictures.templates = ("{} in the dark",)  # type: ignore[assignment]
+    evaluation = score(protoclip.built, {"objects": pictures}, {"zero_shot": ZeroShot("objects")})
     expected = sha256("\n".join(f"{name} in the dark" for name in pictures.classnames).encode()).hexdigest()[:16]
     assert evaluation.results["zero_shot"].prompts == expected
     after, before = (found.extracted["objects"].class_features for found in (evaluation, protoclip.evaluation))
     assert isinstance(after, Tensor)
     assert isinstance(before, Tensor)
     assert not torch.allclose(after, before)
+
+
+class TokenHead(torch.nn.Linear):
+    """Tokens of width 8."""
+
+    reads = "tokens"
+
+
+def test_tokens_are_kept_where_a_task_asks_for_them(clip: Run) -> None:
+    module, datamodule = clip.built.module, clip.built.datamodule
+    pictures = {name: sources()[name] for name in ("objects", "pairs")}
+    tasks = {"tokens": TokenZeroShot("objects", "words"), "retrieval": Retrieval("pairs")}
+    assert set(score(clip.built, pictures, tasks).results) == {"retrieval"}
+    widths = {tower: int(module.towers.get_submodule(tower).token_dim) for tower in ("image", "text")}  # type: ignore[arg-type]
+    module.heads["words"] = torch.nn.ModuleDict({tower: TokenHead(width, 8) for tower, width in widths.items()})
+    evaluation = score(clip.built, pictures, tasks)
+    objects = evaluation.extracted["objects"]
+    assert set(objects.image) == {"embedding", "features", "words"}
+    assert (
+        set(evaluation.extracted["pairs"].image) == set(evaluation.extracted["pairs"].text) == {"embedding", "features"}
+    )
+    assert (set(objects.prompts), evaluation.extracted["pairs"].prompts) == ({"words", "token_mask"}, {})
+
+    source = pictures["objects"]
+    assert isinstance(source, SceneObjects)
+    images = encode(clip, source)["image"]["words"]
+    with torch.no_grad():
+        encoded = module.encode("text", datamodule.tokenize(prompts(source)))
+    del module.heads["words"]
+    shape = (len(source.classnames), len(source.templates))
+    words, mask = (encoded[name].reshape(*shape, *encoded[name].shape[1:]) for name in ("words", "token_mask"))
+    expected = token_zero_shot_metrics(images, words, mask, labels(source))
+    assert_metrics(evaluation.results["tokens"].metrics, expected)
+    assert evaluation.results["tokens"].counts == {"objects_pictures": SIZES["objects"], "classes": source.num_classes}
 
 
 def test_features_line_up_with_the_pictures(protoclip: Run) -> None:

@@ -109,6 +109,35 @@ def test_survives_pickle_and_refuses_rows_beyond_the_end(folder: Path) -> None:
         source.image(3)
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_column_of_summaries(folder: Path, suffix: str) -> None:
+    cells: list[Any] = ["", "a dog", "not available", None, "later", "float"]
+    frame = pd.DataFrame(ROWS, columns=["filepath", "title"]).assign(short=cells)
+    path = folder / f"m{suffix}"
+    if suffix == ".csv":
+        frame.to_csv(path, index=False)
+    elif suffix == ".jsonl":
+        path.write_text("\n".join(json.dumps(row) for row in frame.to_dict("records")))
+    else:
+        frame.to_parquet(path)
+    source = ManifestPairs(path, summary_key="short")
+    assert [source.summary(index) for index in range(3)] == ["not available", "a dog", EXPECTED[2][0]]
+    plain = ManifestPairs(path)
+    assert plain.fingerprint != source.fingerprint
+    assert [plain.captions(index) for index in range(3)] == [source.captions(index) for index in range(3)]
+    with pytest.raises(ValueError, match=r"^no column of the manifest has summaries: set data\.train\.summary_key$"):
+        plain.summary(0)
+    with pytest.raises(ValueError, match=r"has no column 'shirt', only .*: did you mean 'short'\?$"):
+        ManifestPairs(path, summary_key="shirt")
+
+
+def test_a_summary_that_is_no_text_is_told_with_its_row(folder: Path) -> None:
+    path = folder / "m.jsonl"
+    path.write_text(json.dumps({"filepath": "a", "title": "b", "short": ["c"]}))
+    with pytest.raises(ValueError, match=r"row 1: a summary is one text, found \['c'\]: leave summary_key out$"):
+        ManifestPairs(path, summary_key="short")
+
+
 def test_rows_without_caption_or_path_are_left_out_with_a_warning(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -5,7 +5,18 @@ import pytest
 import torch
 from torch import nn
 
-from protoclip.heads import LinearHead, ProjectionHead
+from protoclip.heads import (
+    LinearHead,
+    MaskedLMHead,
+    ProjectionHead,
+    SimCLRHead,
+    SimSiamPredictor,
+    SimSiamProjector,
+    TokenProjection,
+)
+from protoclip.parts import reads
+
+NORMS = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm, "none": nn.Identity}
 
 
 def test_hand_value_of_one_hidden_layer() -> None:
@@ -87,3 +98,59 @@ def test_a_linear_head_is_a_matrix() -> None:
     torch.testing.assert_close(head(torch.tensor([[3.0, 4.0, 5.0]])), torch.tensor([[13.0, -4.0]]))
     assert head.out_dim == 2
     assert [tuple(parameter.shape) for parameter in head.parameters()] == [(2, 3)]
+
+
+def shapes(module: nn.Module) -> list[tuple[int, ...]]:
+    """Outputs and inputs of the linear layers."""
+    return [tuple(layer.weight.shape) for layer in module.modules() if isinstance(layer, nn.Linear)]
+
+
+def kinds(head: SimCLRHead | SimSiamProjector | SimSiamPredictor) -> list[type[nn.Module]]:
+    return [type(layer) for layer in head.layers]
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer", "none"])
+def test_simclr_and_simsiam_have_their_published_layers(norm: Literal["batch", "layer", "none"]) -> None:
+    hidden = [nn.Linear, NORMS[norm], nn.ReLU]
+    head = SimCLRHead(2048, norm=norm)
+    assert shapes(head) == [(4096, 2048), (4096, 4096), (256, 4096)]
+    assert kinds(head) == [*hidden, *hidden, nn.Linear]
+    projector = SimSiamProjector(512, norm=norm)
+    assert shapes(projector) == [(1024, 512), (1024, 1024), (1024, 1024)]
+    assert kinds(projector) == [*hidden, *hidden, nn.Linear, NORMS[norm]]
+    predictor = SimSiamPredictor(norm=norm)
+    assert shapes(predictor) == [(512, 1024), (1024, 512)]
+    assert kinds(predictor) == [*hidden, nn.Linear]
+
+
+def test_what_heads_read() -> None:
+    kinds = (ProjectionHead, LinearHead, SimSiamProjector, SimCLRHead, MaskedLMHead, TokenProjection)
+    assert [reads(kind) for kind in kinds] == ["embedding"] * 3 + ["pooled"] + ["tokens"] * 2
+    assert reads(SimCLRHead(4, hidden_dim=4, out_dim=2)) == "pooled"
+
+
+def test_outputs_are_at_unit_length_where_losses_want_it() -> None:
+    embedding, tokens = torch.randn(6, 8), torch.randn(6, 5, 8)
+    for out in (SimCLRHead(8, hidden_dim=16, out_dim=4)(embedding), TokenProjection(8, 4)(tokens)):
+        assert out.shape[-1] == 4
+        torch.testing.assert_close(out.norm(dim=-1), torch.ones(out.shape[:-1]))
+    projector = SimSiamProjector(8, 4, norm="layer")
+    torch.testing.assert_close(projector(embedding).mean(dim=1), torch.zeros(6))
+    assert SimSiamPredictor(4, 2)(projector(embedding)).shape == (6, 4)
+
+
+def test_words_and_tokens_are_mapped_one_by_one() -> None:
+    words = MaskedLMHead(8, vocab_size=11)
+    tokens = torch.randn(2, 5, 8)
+    assert words(tokens).shape == (2, 5, words.out_dim)
+    assert words.linear.bias is not None
+    assert MaskedLMHead(8).out_dim == 49408
+    for head in (words, TokenProjection(8, 4)):
+        torch.testing.assert_close(head(tokens)[1, 3], head(tokens[1, 3]))
+
+
+def test_mistakes_of_norms() -> None:
+    unknown: Any = "bn"
+    for build in (SimSiamProjector, SimSiamPredictor, SimCLRHead):
+        with pytest.raises(ValueError, match="norm must be one of batch, layer, none, not 'bn'"):
+            build(16, norm=unknown)

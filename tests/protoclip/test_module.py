@@ -209,6 +209,11 @@ def weighted(module: ImageTextPretraining, weight: float, **options: Any) -> Ima
     return rebuild(module, terms=terms, heads=HEADS, banks=BANKS, temperatures=TEMPERATURES, **options)
 
 
+def test_refuses_a_head_that_hides_an_output_of_the_towers(clip: ImageTextPretraining) -> None:
+    with pytest.raises(ValueError, match=r"heads\.tokens would hide .* another name than tokens"):
+        rebuild(clip, heads={"tokens": ProjectionHead})
+
+
 def test_a_term_without_weight_is_left_out_with_all_that_it_alone_needs(clip: ImageTextPretraining) -> None:
     for phases in ({}, {"warmup": Phase(1, {"prototype": 0.0})}):
         module = weighted(clip, 0.0, phases=phases)

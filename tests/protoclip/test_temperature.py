@@ -44,3 +44,16 @@ def test_state_is_the_parameter() -> None:
     other = Temperature(init=1.0)
     other.load_state_dict(Temperature(init=0.2).state_dict())
     assert torch.allclose(other(), torch.tensor(5.0))
+
+
+def test_a_bias_is_learnt_and_not_clamped() -> None:
+    temperature = Temperature(init=0.1, bias=-10)
+    assert list(temperature.state_dict()) == ["log_scale", "bias"]
+    assert temperature.bias is not None
+    assert temperature.bias.requires_grad
+    assert temperature.bias.ndim == 0
+    temperature.bias.data.fill_(-200.0)
+    temperature.clamp()
+    assert temperature.bias.item() == -200.0
+    assert temperature().item() == pytest.approx(10.0, rel=1e-6)
+    assert Temperature().bias is None

@@ -260,6 +260,40 @@ def test_gradient_reaches_every_parameter(name: str, grad_checkpointing: bool) -
         assert "k_proj.bias" in key or parameter.grad.abs().max() > 0, key
 
 
+@pytest.mark.parametrize("options", [{}, {"leff_blocks": 2}, {"vision_cfg": {"patch_dropout": 0.5}}])
+def test_grad_checkpointing_leaves_gradients_as_they_are(options: dict[str, Any]) -> None:
+    gradients = []
+    for grad_checkpointing in (False, True):
+        torch.manual_seed(0)
+        towers = create_towers("small-vit", grad_checkpointing=grad_checkpointing, **options).double()
+        images, ids = inputs(towers)
+        image, text = towers.image(images.double()), towers.text(ids)
+        (image["tokens"].square().sum() + text["tokens"].pow(3).sum() + image["features"].sum()).backward()
+        gradients.append({key: parameter.grad for key, parameter in towers.named_parameters()})
+    torch.testing.assert_close(*gradients)
+
+
+def test_patches_are_dropped_in_training_alone() -> None:
+    towers = create_towers("small-vit", vision_cfg={"patch_dropout": 0.75})
+    images, _ = inputs(towers)
+    assert towers.image(images)["tokens"].shape == (2, 9, 128)
+    assert towers.eval().image(images)["tokens"].shape == (2, 36, 128)
+
+
+def test_text_pooled_at_its_maxima() -> None:
+    towers = create_towers("small-vit", text_pooling="max").eval()
+    assert towers.not_in_open_clip == ("text_pooling=max",)
+    shake(towers)
+    _, ids = inputs(towers)
+    out = towers.text(ids)
+    # the places behind the end of the caption count, as in the released weights
+    expected = torch.stack([states.max(dim=0).values for states in out["tokens"]])
+    torch.testing.assert_close(out["pooled"], expected)
+    torch.testing.assert_close(out["embedding"], expected @ towers.text.text.text_projection)
+    real = out["tokens"].masked_fill(~out["token_mask"][:, :, None], -torch.inf).amax(dim=1)
+    assert not torch.allclose(real, expected)
+
+
 def test_grad_checkpointing_warns_where_it_has_no_effect() -> None:
     with pytest.warns(UserWarning, match="no effect on open_clip's ResNets"):
         create_towers("small-resnet", grad_checkpointing=True)
@@ -324,6 +358,10 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:
         create_towers("small-vit", hf_text="some-model", text_layers=3)
     with pytest.raises(ValueError, match="own mask token"):
         create_towers("small-vit", hf_text=hf_folder(tmp_path / "hf"), mask_token=True)
+    with pytest.raises(ValueError, match="leave text_pooling=eot"):
+        create_towers("small-vit", hf_text=hf_folder(tmp_path / "max"), text_pooling="max")
+    with pytest.raises(ValueError, match="text_pooling is one of eot, max, not 'mean'"):
+        create_towers("small-vit", text_pooling="mean")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="one side of a square"):
         create_towers("small-vit", vision_cfg={"image_size": (48, 64)})
     with pytest.raises(ValueError, match="set vision_cfg timm_proj=''"):

@@ -14,6 +14,7 @@ from protoclip.evaluation import (
     pseudo_label_quality,
     retrieval_metrics,
     self_similarity,
+    token_zero_shot_metrics,
     zero_shot_metrics,
 )
 from protoclip.evaluation.tasks import (
@@ -24,8 +25,10 @@ from protoclip.evaluation.tasks import (
     PseudoLabels,
     Retrieval,
     Task,
+    TokenZeroShot,
     ZeroShot,
 )
+from protoclip.evaluation.zero_shot import Direction
 from protoclip.prototypes import kmeans
 
 COUNTS = torch.arange(40) % 4 + 1
@@ -48,9 +51,12 @@ def sets() -> dict[str, Extracted]:
     """Every output of a tower has features of its own, so that no task gets away with another one."""
     train, test, pairs = torch.arange(60) % 4, torch.arange(32) % 4, torch.arange(40) % 3
     prompts = functional.normalize(noisy(torch.arange(4), 30), dim=1)
+    tokens = {"words": noisy(test.repeat_interleave(3), 50).reshape(32, 3, 6)}
+    words = noisy(torch.arange(4).repeat_interleave(10), 60).reshape(4, 2, 5, 6)
+    asked = {"words": words, "token_mask": torch.arange(5) < torch.tensor([3, 5])[None, :, None].expand(4, 2, 1)}
     return {
         "train": Extracted(side(train, 0), train),
-        "objects": Extracted(side(test, 10), test, class_features=prompts, prompts_hash="h"),
+        "objects": Extracted(side(test, 10) | tokens, test, class_features=prompts, prompts=asked, prompts_hash="h"),
         "pairs": Extracted(side(pairs, 20), pairs, text=side(pairs[OWNER], 40), owner=OWNER),
     }
 
@@ -60,6 +66,17 @@ def test_zero_shot(sets: dict[str, Extracted]) -> None:
     assert found.class_features is not None
     expected = zero_shot_metrics(found.image["features"], found.class_features, found.labels)
     assert ZeroShot("objects")(sets) == expected
+    assert 30 < expected["top1"] < 100
+
+
+@pytest.mark.parametrize("direction", ["image_to_text", "both"])
+def test_token_zero_shot(sets: dict[str, Extracted], direction: Direction) -> None:
+    found = sets["objects"]
+    task = TokenZeroShot("objects", head="words", direction=direction)
+    assert task.prompt_outputs == ("words", "token_mask")
+    tokens = (found.image["words"], found.prompts["words"], found.prompts["token_mask"])
+    expected = token_zero_shot_metrics(*tokens, found.labels, direction=direction)
+    assert task(sets) == expected
     assert 30 < expected["top1"] < 100
 
 
@@ -135,6 +152,7 @@ def test_pseudo_labels_read_the_head_that_they_name(sets: dict[str, Extracted]) 
     ("task", "needs"),
     [
         (ZeroShot("objects"), ("objects",)),
+        (TokenZeroShot("objects", "words"), ("objects",)),
         (Retrieval("pairs"), ("pairs",)),
         (KNN("objects", "train"), ("objects", "train")),
         (LinearProbe("objects", "train"), ("objects", "train")),
@@ -153,6 +171,7 @@ def test_tasks_say_what_they_need(sets: dict[str, Extracted], task: Task, needs:
     ("task", "mend"),
     [
         (ZeroShot("pairs"), "class names"),
+        (TokenZeroShot("pairs", "words"), "class names"),
         (Retrieval("objects"), "captions"),
         (PseudoLabels("objects"), "captions"),
     ],

@@ -1,8 +1,11 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
-from protoclip.evaluation import class_features, zero_shot_metrics
+from protoclip.evaluation import class_features, token_zero_shot_metrics, zero_shot_metrics
+from protoclip.evaluation.zero_shot import Direction
 
 
 def test_class_features_by_hand() -> None:
@@ -91,3 +94,85 @@ def test_mistakes_are_named() -> None:
         zero_shot_metrics(torch.eye(2), torch.eye(2), torch.tensor([0]))
     with pytest.raises(ValueError, match="prompt_features needs 3 axes"):
         class_features(torch.eye(2))
+
+
+def _tokens() -> dict[str, Any]:
+    """Pictures of 4 tokens, 3 prompts of 2 to 5 tokens for each of 6 classes, in places for 9; of any length."""
+    generator = torch.Generator().manual_seed(2)
+    labels = torch.randint(0, 6, (30,), generator=generator)
+    prompts = torch.randn(6, 3, 9, 5, generator=generator, dtype=torch.float64)
+    lengths = torch.randint(2, 6, (6, 3), generator=generator)
+    images = prompts[labels, 0, :4] + 1.2 * torch.randn(30, 4, 5, generator=generator, dtype=torch.float64)
+    mask = torch.arange(9) < lengths[:, :, None]
+    return {"image_tokens": images, "prompt_tokens": prompts, "prompt_mask": mask, "labels": labels}
+
+
+def _late_interaction(tokens: dict[str, Any], direction: str) -> Tensor:
+    """Scores [images, classes] by loops over pictures, classes, prompts and tokens."""
+    scores = torch.zeros(30, 6, dtype=torch.float64)
+    cosine = torch.nn.functional.cosine_similarity
+    for i, image in enumerate(tokens["image_tokens"]):
+        for c, (prompts, masks) in enumerate(zip(tokens["prompt_tokens"], tokens["prompt_mask"], strict=True)):
+            for prompt, mask in zip(prompts, masks, strict=True):
+                words = prompt[mask]
+                to_text = sum(max(float(cosine(patch, word, dim=0)) for word in words) for patch in image) / len(image)
+                to_image = sum(max(float(cosine(patch, word, dim=0)) for patch in image) for word in words) / len(words)
+                scores[i, c] += (to_text if direction == "image_to_text" else (to_text + to_image) / 2) / len(prompts)
+    return scores
+
+
+@pytest.mark.parametrize("direction", ["image_to_text", "both"])
+def test_tokens_against_loops(direction: Direction) -> None:
+    tokens = _tokens()
+    scores, labels = _late_interaction(tokens, direction), tokens["labels"]
+    top = {k: (scores.topk(k, dim=1).indices == labels[:, None]).any(dim=1) for k in (1, 5)}
+    recalls = [float(top[1][labels == label].double().mean()) for label in labels.unique()]
+    expected = {f"top{k}": 100 * float(hits.double().mean()) for k, hits in top.items()}
+    expected["mean_per_class"] = 100 * sum(recalls) / len(recalls)
+    for block in (2**24, 500, 1):
+        metrics = token_zero_shot_metrics(**tokens, direction=direction, block=block)
+        assert metrics == pytest.approx(expected)
+    assert 25 < expected["top1"] < expected["top5"] < 100
+
+
+def test_directions_differ_and_padding_does_not_count() -> None:
+    tokens = _tokens()
+    metrics = token_zero_shot_metrics(**tokens)
+    assert token_zero_shot_metrics(**tokens, direction="both") != metrics
+    noise = torch.where(tokens["prompt_mask"][..., None], tokens["prompt_tokens"], 100.0)
+    assert token_zero_shot_metrics(**tokens | {"prompt_tokens": noise}) == metrics
+    everything = torch.ones_like(tokens["prompt_mask"])
+    assert token_zero_shot_metrics(**tokens | {"prompt_mask": everything}) != metrics
+
+
+def test_one_token_each_is_the_zero_shot_of_features() -> None:
+    generator = torch.Generator().manual_seed(3)
+    images, classes = torch.randn(40, 8, generator=generator), torch.randn(7, 8, generator=generator)
+    labels = torch.randint(0, 7, (40,), generator=generator)
+    mask = torch.ones(7, 1, 1, dtype=torch.bool)
+    directions: tuple[Direction, ...] = ("image_to_text", "both")
+    for direction in directions:
+        metrics = token_zero_shot_metrics(images[:, None], classes[:, None, None], mask, labels, direction=direction)
+        assert metrics == pytest.approx(zero_shot_metrics(images, classes, labels))
+
+
+def test_class_names_that_occur_twice_count_half_by_tokens() -> None:
+    tokens = _tokens()
+    twice = {name: torch.cat([tokens[name], tokens[name]]) for name in ("prompt_tokens", "prompt_mask")}
+    single = token_zero_shot_metrics(**tokens)["top1"]
+    assert token_zero_shot_metrics(**tokens | twice)["top1"] == pytest.approx(single / 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "mend"),
+    [
+        ("image_tokens", torch.ones(30, 5), "image_tokens needs 3 axes"),
+        ("image_tokens", torch.ones(30, 4, 6), "image_tokens and prompt_tokens differ in dim"),
+        ("prompt_mask", torch.ones(6, 3, 8, dtype=torch.bool), "prompt_mask has the shape"),
+        ("labels", torch.full((30,), 6), "labels must be below 6"),
+    ],
+)
+def test_mistakes_with_tokens_are_named(name: str, value: Tensor, mend: str) -> None:
+    with pytest.raises(ValueError, match=mend) as caught:
+        token_zero_shot_metrics(**_tokens() | {name: value})
+    assert "\n" not in str(caught.value)

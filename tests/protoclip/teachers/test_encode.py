@@ -1,8 +1,6 @@
 """A cache that is killed at any moment ends with the bytes of one that is not."""
 
 import os
-import signal
-from collections.abc import Callable
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -12,41 +10,19 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+from protoclip.caches import making
 from protoclip.teachers import encode
 from protoclip.teachers.cache import FEATURES, FIRST, SIDECAR
+from tests.dying import content, dies_at
 from tests.teachers import CORPUS, Hashes, hashed, make
 
 PAIRS = (*CORPUS[:4], None, *CORPUS[4:8])
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    """Everything in a folder but the lock."""
-    return {file.name: file.read_bytes() for file in folder.iterdir() if file.name != ".lock"}
 
 
 def whole(folder: Path, dims: int | None) -> dict[str, bytes]:
     """The files of an encoding without interruption."""
     make(hashed(folder, dims), PAIRS)
     return content(folder)
-
-
-def dies_at(call: int, owner: Any, name: str, work: Callable[[], object]) -> bool:
-    """Run in a process that is killed right before a call of a function; whether it was."""
-    child = os.fork()
-    if child == 0:
-        function, calls = getattr(owner, name), iter(range(call))
-
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            if next(calls, None) is None:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return function(*args, **kwargs)
-
-        setattr(owner, name, counted)
-        try:
-            work()
-        finally:
-            os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
 @pytest.mark.parametrize(
@@ -62,7 +38,7 @@ def dies_at(call: int, owner: Any, name: str, work: Callable[[], object]) -> boo
 def test_a_killed_encoding_goes_on_to_the_same_bytes(
     owner: Any, name: str, seconds: float, least: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encode, "COMMIT_SECONDS", seconds)
+    monkeypatch.setattr(making, "COMMIT_SECONDS", seconds)
     expected = whole(tmp_path / "whole", 3)
     for deaths in count():
         cache = hashed(tmp_path / str(deaths), 3)
@@ -77,7 +53,7 @@ def test_a_killed_encoding_goes_on_to_the_same_bytes(
 def test_killed_again_and_again_it_comes_to_an_end(
     dims: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encode, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(making, "COMMIT_SECONDS", 0.0)
     cache = hashed(tmp_path / "cache", dims)
     lives = 1
     while dies_at(2, Hashes, "_encode", partial(make, cache, PAIRS)):  # behind the example and one batch
@@ -87,7 +63,7 @@ def test_killed_again_and_again_it_comes_to_an_end(
 
 
 def test_what_is_encoded_already_is_not_encoded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encode, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(making, "COMMIT_SECONDS", 0.0)
     assert dies_at(5, Hashes, "_encode", lambda: make(hashed(tmp_path)))  # the example, and four batches
     cache = hashed(tmp_path)
     assert make(cache)
@@ -119,7 +95,7 @@ def test_files_are_plain_arrays(tmp_path: Path) -> None:
 def test_other_settings_over_a_folder_are_refused(
     finished: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encode, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(making, "COMMIT_SECONDS", 0.0)
     if finished:
         make(hashed(tmp_path, 4))
     else:
@@ -159,7 +135,7 @@ def test_features_that_are_not_finite_are_refused(tmp_path: Path, monkeypatch: p
 
 
 def test_lost_bytes_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encode, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(making, "COMMIT_SECONDS", 0.0)
     assert dies_at(4, Hashes, "_encode", lambda: make(hashed(tmp_path)))
     with (tmp_path / encode.RAW).open("ab") as raw:
         raw.truncate(10)

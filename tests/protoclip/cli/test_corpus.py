@@ -1,0 +1,45 @@
+"""Pairs in order for the commands that go through a corpus once."""
+
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from datamodules.scenes import ScenePairs
+from datamodules.sources import PairSource, UnreadableSample
+from protoclip.caches import Sample
+from protoclip.cli.compose import compose_config
+from protoclip.cli.corpus import corpus_samples, section, training_pairs
+from protoclip.ranges import PositiveInt
+
+
+def numbers(source: PairSource, index: int) -> Sample:
+    """The number of a pair; of every third there is none."""
+    if index % 3 == 2:
+        raise UnreadableSample(f"{index} of {len(source)}: none")
+    return [index]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_pairs_come_in_order_from_any_of_them_on(workers: int) -> None:
+    samples = corpus_samples(ScenePairs("train", 7), numbers, "counting", workers, Console())
+    assert list(samples(0)) == [[0], [1], None, [3], [4], None, [6]]
+    assert list(samples(4)) == [[4], None, [6]]
+
+
+def test_the_training_pairs_are_those_of_the_config() -> None:
+    config = compose_config(["data.num_pairs=5", "towers.image_size=32"])
+    assert training_pairs(config).fingerprint == ScenePairs("train", 5, image_size=32).fingerprint
+
+
+class Run:
+    """A class whose settings are a section."""
+
+    def __init__(self, episodes: PositiveInt, epochs: Any) -> None:
+        self.episodes = episodes
+
+
+def test_a_section_is_built_and_its_mistakes_have_their_option() -> None:
+    assert section(Run, "run", compose_config(["run.episodes=3"])).episodes == 3
+    with pytest.raises(ValueError, match=r"^run\.episodes=0: should be greater than or equal to 1$"):
+        section(Run, "run", compose_config(["run.episodes=0"]))
