@@ -5,6 +5,7 @@ it. Whatever it draws is a function of the seed that it is given.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
 from typing import Any, Protocol
@@ -12,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from datamodules.sources import PairSource, Picture
+from datamodules.sources import PairSource, Picture, UnreadableSample
 from protoclip.ranges import NonNegativeInt, Share
 from protoclip.tokenizer import Tokenizer
 
@@ -99,6 +100,9 @@ class Summary(TextView):
             self.rows.check(source.fingerprint)
         elif not hasattr(source, "summary"):
             raise ValueError("the corpus has no summaries: write them by protoclip summarise, and set the view's rows")
+        else:
+            with suppress(UnreadableSample):
+                source.summary(0)  # a manifest may have them or not
 
     def text(self, text: str, pair: DrawnPair, source: PairSource, seed: int) -> str:
         """The summary."""

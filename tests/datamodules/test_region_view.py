@@ -31,7 +31,8 @@ class Rows:
             raise ValueError("the regions are of another corpus: write them anew")
 
     def row(self, index: int) -> np.ndarray:
-        return self.table[index]
+        row: np.ndarray = self.table[index]
+        return row
 
 
 def test_boxes_that_are_not_there_are_zero() -> None:

@@ -2,11 +2,12 @@ import pickle
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
 
-from datamodules.sources import PairSource
+from datamodules.sources import PairSource, UnreadableSample
 from datamodules.text_views import IGNORED, Caption, DrawnPair, Masked, Summary, TextView
 from protoclip.tokenizer import Tokenizer
 from tests.datamodules.test_datasets import Photos, spell
@@ -52,6 +53,11 @@ def test_a_summary_is_the_corpus_own_or_a_row() -> None:
         Summary().check(PHOTOS, BPE)
     with pytest.raises(ValueError, match="of another corpus"):
         Summary(Rows()).check(Photos([1], fingerprint="others"), BPE)
+    refusing = patch.object(Summed, "summary", side_effect=ValueError("no column has summaries: set summary_key"))
+    with refusing, pytest.raises(ValueError, match="no column has summaries"):
+        Summary().check(Summed([1]), BPE)
+    with patch.object(Summed, "summary", side_effect=UnreadableSample("torn: mend it")):
+        Summary().check(Summed([1]), BPE)
 
 
 # Masked tokens -------------------------------------------------------------------------------------------------------

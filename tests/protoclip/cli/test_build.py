@@ -14,6 +14,7 @@ from torch import nn
 from datamodules.scenes.corpora import feature_size
 from protoclip.cli.build import build_datamodule, build_module, check_views
 from protoclip.cli.main import main
+from protoclip.tokenizer import Tokenizer
 from tests.conftest import TINY, Compose
 from tests.datamodules.test_wordnet import write_wordnet
 from tests.tiny import Batches, build
@@ -43,7 +44,7 @@ def test_a_run_makes_the_views_that_its_terms_read_and_no_others(
     clip: Callable[..., DictConfig], tmp_path: Path
 ) -> None:
     wordnet = write_wordnet(tmp_path / "wordnet")
-    words = (MASKED, EDA % wordnet, SUMMARY, REGIONS, SECOND, "+towers.mask_token=true", "towers.image_size=32")
+    words = (MASKED, EDA % wordnet, SUMMARY, REGIONS, SECOND, "++towers.mask_token=true", "towers.image_size=32")
     config = clip("[image,masked],[ssl_1,eda],[image,summary]", *words, "run.episodes=1")
     built, seen = build(config), Batches()
     built.fit(seen)
@@ -114,6 +115,7 @@ def test_rows_beside_a_corpus_without_any(clip: Callable[..., DictConfig]) -> No
     regions = REGIONS.replace("Regions", "Regions, rows: {_target_: tests.datamodules.test_region_view.Rows}")
     words = (summary, regions, "~data.train", photos, "episode.size=2", "batch_size=2")
     datamodule = build_datamodule(clip("[image,summary]", *words))
+    assert isinstance(datamodule.tokenize, Tokenizer)
     datamodule.require({"regions": "image", "summary": "text"})
     (batch,) = datamodule.extraction_dataloader(0)
     assert batch["regions"].shape == (2, 10, 3)

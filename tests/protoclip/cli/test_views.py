@@ -8,11 +8,13 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules.datamodule import ImageTextDataModule
+from datamodules.scenes import ScenePairs
 from datamodules.views import to_pixels
 from protoclip.cli import main, views
 from protoclip.cli.build import build_datamodule
 from protoclip.cli.compose import compose_config
 from protoclip.reports.samples import SampleRow
+from protoclip.tokenizer import Tokenizer
 from tests.datamodules.test_wordnet import write_wordnet
 
 TINY = (
@@ -81,6 +83,8 @@ def test_texts_and_regions_are_told(tmp_path: Path, sheets: list[dict[str, Any]]
     views.show_views([*TINY, *words], tmp_path / "sheet.png", pairs=8, draws=2)
     datamodule = build_datamodule(compose_config([*TINY, *words]))
     seen = {view: passes(datamodule, view) for view in ("text", "masked", "eda")}
+    assert isinstance(datamodule.tokenize, Tokenizer)
+    assert isinstance(datamodule.train, ScenePairs)
     read = datamodule.tokenize.decode
     for position, row in enumerate(sheets[0]["rows"]):
         draws = {view: [read(seen[view][name][position]) for name in ("extract 0", "train 0")] for view in seen}
