@@ -114,7 +114,8 @@ class ImageTextPretraining(pl.LightningModule):
         read = {"image": set[str](), "text": set[str]()}
         pairs = {(key.tower, key.output) for key in self.required}.union((t, name) for name, t in self._called.items())
         for tower, output in pairs:
-            read[tower].add(reads(self.heads[output][tower]) if output in self.heads else output)
+            head = self.get_submodule(f"heads.{output}.{tower}") if output in self.heads else None
+            read[tower].add(output if head is None else reads(head))
         return read
 
     @property
