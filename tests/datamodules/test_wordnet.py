@@ -7,7 +7,13 @@ from datamodules.wordnet import FOLDER, PARTS, WordNet
 
 LICENCE = "  1 This software and database is being provided to you  \n  2 as is  \n"
 SYNSETS = {
-    "noun": (("dog", "domestic_dog", "Canis_familiaris"), ("cad", "dog"), ("man", "adult_male"), ("mouse", "x-mouse2")),
+    "noun": (
+        ("dog", "domestic_dog", "Canis_familiaris"),
+        ("cad", "dog"),
+        ("man", "adult_male"),
+        ("mouse", "x-mouse2"),
+        ("at", "astatine"),
+    ),
     "verb": (("chase", "dog"), ("run", "go"), ("bake", "cook")),
     "adj": (("quick", "fast(p)"), ("a",)),
     "adv": (("quickly", "fast"),),
@@ -57,6 +63,7 @@ def wordnet(tmp_path_factory: pytest.TempPathFactory) -> WordNet:
         ("faster", ["fast", "quick"]),
         ("quick", ["fast"]),
         ("adult male", ["man"]),
+        ("at", ["astatine"]),
         ("a", []),
         ("do", []),
         ("zebra", []),

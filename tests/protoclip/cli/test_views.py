@@ -116,7 +116,7 @@ def test_the_command_writes_a_file(tmp_path: Path, capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("views=lihgt",), "error: views=lihgt: there is crop, light, moco, none, simclr: did you mean 'light'?"),
+        (("views=lihgt",), "views=lihgt: there is crop, light, moco, none, published, simclr: did you mean 'light'?"),
         (("views=light", "towers.image_size=8"), "or towers.image_size to 11 or more"),
         (("+views.text_views.eda={_target_: datamodules.eda.EDA, wordnet: no}",), "no has no index.noun: install it"),
         (("--pairs", "0"), "set --pairs and --draws to 1 or more"),
