@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
@@ -190,7 +191,11 @@ class ImageTextPretraining(pl.LightningModule):
             mean_gradients(self)
 
     def on_train_start(self) -> None:
-        """With cached features the gradients of a step arrive in parts, so that DDP cannot add them up."""
+        """Tell DDP that gradients of cached features arrive in parts, and the user what a larger batch is made by."""
+        contrastive = [name for name in self.terms if self._term(name).contrastive]
+        if self.trainer.accumulate_grad_batches > 1 and contrastive:
+            told = f"{contrastive[0]} contrasts the rows of one batch: accumulated gradients are not those of a larger"
+            rank_zero_warn(f"{told} batch; set batch_size to that size, and micro_batch to what fits in memory")
         wrapped = self.trainer.strategy.model
         if self.micro_batch is not None and isinstance(wrapped, DistributedDataParallel):
             wrapped.require_backward_grad_sync = False

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +71,9 @@ class Term(nn.Module, ABC):
         weight: its factor in the total loss.
         validates: whether it takes part in the validation loss.
     """
+
+    contrastive: ClassVar[bool] = False
+    """Whether the rows of a batch meet each other, so that its size matters."""
 
     def __init__(self, weight: float = 1.0, validates: bool = False) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """Learning from an external teacher's features as they are, the controls of prototypes made of them (after CLIP-KD)."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -71,6 +71,8 @@ class AffinityDistillation(Term):
         teacher_temperature: of the teacher's similarities.
         weight: factor in the total loss.
     """
+
+    contrastive: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """Self-supervision of the image tower by two views of a picture."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -29,6 +30,8 @@ class SimCLR(Term):
     Raises:
         ValueError: not two views.
     """
+
+    contrastive: ClassVar[bool] = True
 
     def __init__(
         self, views: Sequence[str], *, head: str = "simclr", temperature: PositiveFloat = 0.1, weight: float = 1.0

@@ -1,7 +1,7 @@
 """Image-text contrast over any list of view pairs: CLIP's loss for one pair."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ class ImageText(Term):
     Raises:
         ValueError: no pairs, an unknown loss, or a sigmoid loss with smoothing.
     """
+
+    contrastive: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """DeCLIP's nearest-neighbour supervision: an image also matches the text that is nearest to its own."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -33,6 +34,7 @@ class NearestNeighbour(Term):
         ValueError: no pairs.
     """
 
+    contrastive: ClassVar[bool] = True
     queue: Tensor
     seen: Tensor
 

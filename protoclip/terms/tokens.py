@@ -1,5 +1,7 @@
 """Contrast between the tokens of images and texts."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -25,6 +27,8 @@ class FILIP(Term):
     Raises:
         ValueError: a share of 0.
     """
+
+    contrastive: ClassVar[bool] = True
 
     def __init__(
         self,
