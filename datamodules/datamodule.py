@@ -126,6 +126,12 @@ class ImageTextDataModule(pl.LightningDataModule):
                 )
         self.dataset = self.dataset.only(views)
 
+    @property
+    def rows(self) -> dict[str, Any]:
+        """What is kept beside the corpus, summaries or regions, by the view that is made of it."""
+        views = {**self.dataset.text_views, **self.dataset.region_views}
+        return {name: rows for name, view in views.items() if (rows := getattr(view, "rows", None)) is not None}
+
     def train_dataloader(self) -> Loader:
         """This process' part of whole batches in random order; the sampler goes from episode to episode by itself."""
         rank, world = self._place

@@ -35,6 +35,8 @@ UNHASHED = (
     "datamodule.num_workers",
     "datamodule.max_faults",
     "datamodule.teachers",
+    "detector",
+    "summariser",
     "callbacks.prototype_refresh.folder",
     "callbacks.divergence",
     "callbacks.interruption",
@@ -207,7 +209,8 @@ def config_hash(config: Mapping[str, Any], fingerprints: Mapping[str, str]) -> s
 
 def _unhashed(key: str) -> bool:
     key = re.sub(r"^extra\.(data\.)?", lambda found: "datamodule." if found[1] else "", key)
-    return any(key == name or key.startswith(name + ".") for name in UNHASHED)
+    kept_beside = ".rows." in key  # a cache beside the corpus enters by its fingerprint
+    return kept_beside or any(key == name or key.startswith(name + ".") for name in UNHASHED)
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -241,7 +241,8 @@ def find_run(config: DictConfig, datamodule: ImageTextDataModule, extra: Mapping
     digest = config_hash(
         {str(key): value for key, value in plain.items()} | ({"extra": dict(extra)} if extra else {}),
         {name: pictures.fingerprint for name, pictures in sources.items()}
-        | {f"teacher/{name}": cache.fingerprint for name, cache in datamodule.teachers.items()},
+        | {f"teacher/{name}": cache.fingerprint for name, cache in datamodule.teachers.items()}
+        | {f"view/{name}": rows.fingerprint for name, rows in datamodule.rows.items()},
     )
     run = Run(Path(config.runs) / config.name / digest, digest)
     config.run_dir = str(run.path)
