@@ -25,12 +25,16 @@ class Settings:
         folder: of the regions.
         batch_size: pictures that are looked at at once.
         model: what finds them.
+        dim: numbers of a box, which the image tower of a training reads.
+        rows: what training reads.
     """
 
     name: str
     folder: str
     batch_size: PositiveInt
     model: Detector
+    dim: PositiveInt
+    rows: RegionCache
 
 
 def detect_regions(words: Sequence[str]) -> None:
@@ -60,7 +64,7 @@ def detect_regions(words: Sequence[str]) -> None:
     if not made:
         console.print(f"{settings.folder} is finished: nothing to do", soft_wrap=True)
         return
-    facts = RegionCache(settings.folder).facts
+    facts = settings.rows.facts
     told = f"{facts['regions']} regions of {facts['dim']} dimensions in {facts['pairs']} pictures"
     none = f"{facts['without_regions']} have none, {facts['unreadable']} of those are unreadable"
     console.print(f"{settings.folder}: {told}; {none}", soft_wrap=True)

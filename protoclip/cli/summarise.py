@@ -23,12 +23,14 @@ class Settings:
         folder: of the summaries.
         batch_size: captions that are summarised at once.
         model: what shortens.
+        rows: what training reads.
     """
 
     name: str
     folder: str
     batch_size: PositiveInt
     model: Summariser
+    rows: SummaryCache
 
 
 def summarise(words: Sequence[str]) -> None:
@@ -58,7 +60,7 @@ def summarise(words: Sequence[str]) -> None:
     if not made:
         console.print(f"{settings.folder} is finished: nothing to do", soft_wrap=True)
         return
-    facts = SummaryCache(settings.folder).facts
+    facts = settings.rows.facts
     told = f"{facts['pairs']} summaries, {facts['unreadable']} of them empty: their captions cannot be read"
     console.print(f"{settings.folder}: {told}", soft_wrap=True)
 
