@@ -11,16 +11,40 @@ from PIL import Image
 
 from callbacks.locked_image_tuning import LockedImageTuning
 from datamodules.episodes import EpisodePlan, EpisodeSampler, episode_count
+from protoclip.cli import train
 from protoclip.cli.build import check_settings
 from protoclip.instantiate import instantiate
 from protoclip.prototypes import PrototypeBank
 from protoclip.schedule import WarmupCosine
-from tests.conftest import TINY, TINY_PROTOTYPES
+from tests.conftest import TINY, TINY_METHODS, TINY_PROTOTYPES
 from tests.teachers import fill_caches
 from tests.tiny import build
 
 CORPORA = {"cc2.5m_protoclip": 2_500_000, "cc2.5m_clip": 2_500_000, "yfcc_protoclip": 14_000_000}
 LIGHT = {"flip": 0.5, "jitter_probability": 0.2, "grayscale": 0.2, "blur": 0.2}
+CONF = Path(__file__).parent.parent / "conf"
+LOCKING = {"clip", "protoclip", "teacher", "distillation"}
+"""Methods of ProtoCLIP's paper and code: 512 pairs a batch, locked-image tuning."""
+BENCHMARK = {"clip", "slip", "filip", "declip", "defilip"}
+METHODS = {
+    "benchmark": BENCHMARK,
+    "paper": BENCHMARK | LOCKING | {"pyramidclip"},
+    "upstream": BENCHMARK | LOCKING,
+}
+"""Those that each recipe is known of."""
+BENCHMARKS = (1e-3, 1e-4, 0.0, 0.1, 32, 1 / 32)
+CODE = (1e-3, 1e-4, 0.0, 0.1, 32, 2500 / 128_001)
+SLIP = (3e-3, 1e-6, 1e-5, 0.1, 25, 1 / 25)
+NUMBERS: dict[tuple[str, str], tuple[float, ...]] = {
+    **{("benchmark", method): BENCHMARKS for method in BENCHMARK},
+    **{("paper", method): BENCHMARKS for method in ("filip", "declip", "defilip")},
+    **{("upstream", method): CODE for method in ("declip", "defilip")},
+    ("upstream", "filip"): (5e-4, 1e-4, 0.0, 0.5, 32, 2500 / 128_001),
+    ("paper", "slip"): SLIP,
+    ("upstream", "slip"): SLIP,
+    ("paper", "pyramidclip"): (5e-4, 0.0, 0.0, 0.2, 8, 0.1),
+}
+"""Peak, first and last learning rate, decay, passes and warm-up, in batches of 4,096."""
 
 
 def composed(*words: str) -> DictConfig:
@@ -39,7 +63,7 @@ def start_of(config: DictConfig) -> float | None:
 
 # Recipes -------------------------------------------------------------------------------------------------------------
 def test_matched_changes_nothing() -> None:
-    assert plain(composed("recipe=matched")) == plain(composed()) == plain(composed("~recipe"))
+    assert plain(composed("recipe=matched")) == plain(composed()) == plain(composed("~recipe/of"))
     assert start_of(composed()) is None
 
 
@@ -68,6 +92,71 @@ def test_a_recipe_without_prototypes_is_clip_with_locked_image_tuning() -> None:
     config = composed("recipe=paper", "method=clip")
     assert start_of(config) == 0.5
     assert "prototype" not in config
+
+
+def test_every_recipe_is_of_a_method_and_says_so() -> None:
+    found = {folder.name: {path.stem for path in folder.glob("*.yaml")} for folder in (CONF / "recipe/of").iterdir()}
+    assert found == METHODS
+    for recipe, methods in METHODS.items():
+        for method in methods:
+            assert plain(composed(f"recipe={recipe}", f"method={method}").recipe) == {"name": recipe, "of": method}
+
+
+@pytest.mark.parametrize(("recipe", "method"), NUMBERS)
+def test_numbers_of_a_recipe_in_large_batches(recipe: str, method: str) -> None:
+    config = composed(f"recipe={recipe}", f"method={method}")
+    optimizer, schedule = plain(config.optimizer.optimizer), plain(config.optimizer.schedule)
+    rates = [optimizer["lr"] * factor for factor in (1, schedule["start"], schedule["final"])]
+    found = (*rates, config.optimizer.weight_decay, config.run.epochs, schedule["warmup"])
+    assert found == pytest.approx(NUMBERS[recipe, method], rel=0.011, abs=0)  # shares are rounded
+    assert optimizer["betas"] == [0.9, 0.98]
+    assert optimizer["eps"] == (1e-6 if method == "pyramidclip" else 1e-8)
+    assert (config.batch_size, config.run.episodes, config.trainer.gradient_clip_val) == (4096, None, None)
+    assert start_of(config) is None
+
+
+@pytest.mark.parametrize(
+    ("recipe", "method", "views"),
+    [
+        ("benchmark", "clip", {"image": 0.5}),
+        ("benchmark", "slip", {"image": 0.5, "ssl_1": 0.2, "ssl_2": 0.2}),
+        ("paper", "slip", {"image": 0.5, "ssl_1": 0.08, "ssl_2": 0.08}),
+        ("upstream", "slip", {"image": 0.5, "ssl_1": 0.08, "ssl_2": 0.08}),
+        ("benchmark", "filip", {"image": 0.2}),
+        ("benchmark", "declip", {"image": 0.2, "image_2": 0.2}),
+        ("upstream", "defilip", {"image": 0.2, "image_2": 0.2}),
+        ("paper", "pyramidclip", {"image": 0.5, "local": 0.5, "global": 0.9}),
+    ],
+)
+def test_views_of_a_recipe(recipe: str, method: str, views: dict[str, float]) -> None:
+    found = plain(composed(f"recipe={recipe}", f"method={method}").views.image_views)
+    assert {name: view["crop_scale"] for name, view in found.items()} == {n: [least, 1.0] for n, least in views.items()}
+    strong = {"flip": 0.5, "jitter": [0.4, 0.4, 0.4, 0.1], "jitter_probability": 0.8, "grayscale": 0.2, "blur": 0.5}
+    for view in found.values():
+        least = view.pop("crop_scale")[0]
+        assert view.items() >= strong.items() if least <= 0.2 else len(view) == 1
+
+
+@pytest.mark.parametrize("method", ["declip", "defilip"])
+@pytest.mark.parametrize(("recipe", "first", "others"), [("benchmark", 0.1, 0.3), ("paper", 0.4, 0.2)])
+def test_weights_of_declip(recipe: str, method: str, first: float, others: float) -> None:
+    terms = composed(f"recipe={recipe}", f"method={method}").terms
+    weights = {name: term.weight for name, term in terms.items()}
+    assert (weights.pop("image_text"), weights.pop("multi_view")) == (first, others)
+    assert set(weights.values()) == {0.2}
+    assert ("tokens" in weights) == (method == "defilip")
+
+
+@pytest.mark.parametrize(("recipe", "method"), [("benchmark", "protoclip"), ("upstream", "pyramidclip")])
+def test_a_recipe_that_is_not_published_is_refused(
+    recipe: str, method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*TINY, *TINY_METHODS[method], f"runs={tmp_path}"]
+    assert train([f"recipe={recipe}", f"method={method}", *words]) == 2
+    error = capsys.readouterr().err
+    assert error.endswith(f"method={method} has no recipe={recipe}: choose recipe=matched\n")
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 # Experiments ---------------------------------------------------------------------------------------------------------
