@@ -25,6 +25,8 @@ class ProjectionHead(nn.Module):
     puts on the embeddings before they are normalised. Linear layers have biases and PyTorch's default initialisation.
     """
 
+    decayed: ClassVar[bool] = False  # as in ProtoCLIP's code
+
     def __init__(
         self,
         in_dim: PositiveInt,
@@ -64,6 +66,8 @@ class ProjectionHead(nn.Module):
 class LinearHead(nn.Module):
     """A linear map without bias, not normalised: a prediction in another space, such as a teacher's."""
 
+    decayed: ClassVar[bool] = False
+
     def __init__(self, in_dim: PositiveInt, out_dim: PositiveInt) -> None:
         """Build a head.
 
@@ -88,6 +92,7 @@ class SimCLRHead(ProjectionHead):
     """
 
     reads: ClassVar[str] = "pooled"
+    decayed: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -67,13 +67,17 @@ class FeatureCache:
 
 @contextmanager
 def _running_statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Batch norms of a module as in training, but for their running statistics, which stay."""
+    """Batch norms of a module as in training, but for their running statistics and counts, which stay."""
     norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
+    kept = [
+        (norm.momentum, None if norm.num_batches_tracked is None else int(norm.num_batches_tracked)) for norm in norms
+    ]
     for norm in norms:
         norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
+        for norm, (momentum, batches) in zip(norms, kept, strict=True):
             norm.momentum = momentum
+            if norm.num_batches_tracked is not None and batches is not None:
+                norm.num_batches_tracked.fill_(batches)

@@ -104,7 +104,7 @@ class ImageTextPretraining(pl.LightningModule):
         self.required = tuple(dict.fromkeys(key for term in used.values() for key in term.required))
         self.returned: tuple[FeatureKey, ...] = ()
         self._keeping = [term for term in used.values() if type(term).update is not Term.update]
-        self._last_inputs: StepInputs | None = None
+        self._seen: list[StepInputs] = []  # since the last optimizer step
         self._called = {name: tower for term in used.values() for name, tower in term.heads.items()}
         asked = {(key.output, key.tower) for key in self.required}.union(self._called.items())
         self.heads = build_heads(heads or {}, towers, asked)
@@ -165,11 +165,12 @@ class ImageTextPretraining(pl.LightningModule):
         episode = int(batch["episode"][0])
         if episode != self.current_epoch:
             raise RuntimeError(f"the loader delivered episode {episode} in episode {self.current_epoch}")
-        features = self(batch) if self.micro_batch is None else self._cached_features(batch, self.micro_batch)
+        features = self._parted(batch, self.micro_batch) if self.micro_batch else self(batch)
         inputs = self._inputs(features, batch)
         with torch.autocast(self.device.type, enabled=False):
             loss, figures = self._loss(inputs, self.active_weights(episode))
-        self._last_inputs = inputs if self._keeping else None
+        if self._keeping:
+            self._seen.append(inputs)
         check_loss(loss, figures, features, batch, self.global_step)
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             figures = mean_figures(figures | self._representation_figures(features), self.device)
@@ -177,9 +178,15 @@ class ImageTextPretraining(pl.LightningModule):
         self.log_dict({f"train/{name}": value for name, value in figures.items()})
         return {"loss": loss, "features": {key: features[key].detach() for key in self.returned}}
 
-    def _cached_features(self, batch: Batch, size: int) -> Features:
-        views = {view: batch[view] for view in self.required_views}
-        self._cache = FeatureCache(self, self, views, size)
+    def _parted(self, batch: Batch, size: int) -> Features:
+        """The features of a batch that is encoded in parts."""
+        rows = len(batch["position"])
+        if rows % size:
+            raise ValueError(f"micro_batch={size} does not divide the {rows} pairs of a process: choose one that does")
+        if size == rows:
+            features: Features = self(batch)
+            return features
+        self._cache = FeatureCache(self, self, {view: batch[view] for view in self.required_views}, size)
         return self._cache.features
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -191,14 +198,11 @@ class ImageTextPretraining(pl.LightningModule):
             mean_gradients(self)
 
     def on_train_start(self) -> None:
-        """Tell DDP that gradients of cached features arrive in parts, and the user what a larger batch is made by."""
+        """Warn where gradients are accumulated of a loss that is not a sum over its rows."""
         contrastive = [name for name in self.terms if self._term(name).contrastive]
         if self.trainer.accumulate_grad_batches > 1 and contrastive:
             told = f"{contrastive[0]} contrasts the rows of one batch: accumulated gradients are not those of a larger"
             rank_zero_warn(f"{told} batch; set batch_size to that size, and micro_batch to what fits in memory")
-        wrapped = self.trainer.strategy.model
-        if self.micro_batch is not None and isinstance(wrapped, DistributedDataParallel):
-            wrapped.require_backward_grad_sync = False
 
     def _loss(self, inputs: StepInputs, weights: Mapping[str, float]) -> tuple[Tensor, dict[str, Tensor | float]]:
         losses = []
@@ -236,14 +240,18 @@ class ImageTextPretraining(pl.LightningModule):
 
     def _representation_figures(self, features: Features) -> dict[str, float]:
         """Modality gap and spread of the local batch (ProtoCLIP, Fig. 7)."""
-        unit = {key.tower: value.detach() for key, value in features.items() if key.output == "features"}
+        unit: dict[str, Tensor] = {}
+        for key, value in features.items():
+            if key.output == "features":
+                unit.setdefault(key.tower, value.detach())  # of the first view
         figures = {f"{tower}_feature_std": feature_std(value) for tower, value in unit.items()}
         return figures | {"modality_gap": modality_gap(unit["image"], unit["text"])} if len(unit) == 2 else figures
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, dict[str, Tensor]]:
         """Encode a batch of evaluation pictures, with the validation loss where they have captions.
 
-        Nothing is gathered, and the loss is logged at the end: processes may have different numbers of batches.
+        Nothing is gathered, and the loss is logged at the end: processes may have different numbers of batches. Every
+        view of the terms is the plain picture or its first caption.
         """
         outputs = self.test_step(batch, batch_idx, dataloader_idx)
         weights = {name: self._term(name).weight for name in self.terms if self._term(name).validates}
@@ -320,6 +328,9 @@ class ImageTextPretraining(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Make whatever is random in a step a function of (seed, episode), so that resume has nothing to restore."""
+        wrapped = self.trainer.strategy.model  # a new one where a part has been locked
+        if self.micro_batch is not None and isinstance(wrapped, DistributedDataParallel):
+            wrapped.require_backward_grad_sync = False  # gradients arrive in parts; backward adds them up
         seed = derive_seed(self.seed, "episode", self.current_epoch, self.global_rank)
         random.seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002 - libraries draw from the global state
@@ -343,11 +354,11 @@ class ImageTextPretraining(pl.LightningModule):
         for temperature in self.temperatures.values():
             assert isinstance(temperature, Temperature)
             temperature.clamp()
-        if self._last_inputs is not None:
-            with torch.no_grad():
+        with torch.no_grad():
+            for inputs in self._seen:
                 for term in self._keeping:
-                    term.update(self._last_inputs)
-            self._last_inputs = None
+                    term.update(inputs)
+        self._seen.clear()
 
     def _term(self, name: str) -> Term:
         term = self.terms[name]

@@ -35,8 +35,6 @@ UNHASHED = (
     "datamodule.num_workers",
     "datamodule.max_faults",
     "datamodule.teachers",
-    "detector",
-    "summariser",
     "callbacks.prototype_refresh.folder",
     "callbacks.divergence",
     "callbacks.interruption",

@@ -55,8 +55,8 @@ class WarmupCosine:
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Trainable parameters in four groups: image tower or rest, with weight decay or without.
 
-    Vectors and scalars (norms, biases, temperatures) and whatever heads and terms put on the towers are not
-    decayed; embeddings and projection matrices are.
+    Vectors and scalars (norms, biases, temperatures) and heads that say so (``decayed``) are not decayed; embeddings
+    and projection matrices are.
     """
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter, decayed in _trainable(module):
@@ -68,6 +68,7 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
 
 
 def _trainable(module: nn.Module) -> Iterator[tuple[str, nn.Parameter, bool]]:
+    spared = tuple(f"{name}." for name, part in module.named_modules() if not getattr(part, "decayed", True))
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            yield name, parameter, parameter.ndim >= 2 and not name.startswith(("heads.", "terms."))
+            yield name, parameter, parameter.ndim >= 2 and not name.startswith(spared)

@@ -90,7 +90,7 @@ def trained(runs: Path, method: str, *words: str) -> Seen:
 SUMS = {
     "image_text": ("protoclip", ()),
     "prototype": ("protoclip", PROTOTYPES_ALONE),
-    "sigmoid": ("clip", ("+terms.image_text.loss=sigmoid", "+temperatures.clip.bias=-2.0")),
+    "sigmoid": ("clip", ("terms.image_text.loss=sigmoid", "temperatures.clip.bias=-2.0")),
     **{method: (method, ()) for method in ("slip", "filip", "declip", "defilip")},
     "symmetric": ("declip", ("terms.nearest_neighbour.symmetric=true",)),
     "pyramidclip": ("pyramidclip", ("towers.roi_blocks=1",)),

@@ -42,6 +42,8 @@ class FILIP(Term):
         weight: float = 1.0,
     ) -> None:
         super().__init__(weight, validates=True)
+        if keep_tokens == 0:
+            raise ValueError("keep_tokens=0 keeps no token: give a share above 0, or null for all")
         self.image = FeatureKey("image", image, head)
         self.text = FeatureKey("text", text, head)
         self.text_mask = FeatureKey("text", text, "token_mask")

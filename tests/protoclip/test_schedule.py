@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from protoclip.heads import LinearHead, SimCLRHead
 from protoclip.schedule import WarmupCosine, parameter_groups
 
 
@@ -60,6 +61,11 @@ def test_refuses_a_warm_up_that_is_no_fraction(warmup: float) -> None:
         WarmupCosine(warmup=warmup)(100)
 
 
+def test_warm_up_rises_from_its_start() -> None:
+    factor = WarmupCosine(warmup=0.1, start=0.2)(100)
+    assert [factor(step) for step in (0, 4, 9)] == pytest.approx([0.28, 0.6, 1.0])
+
+
 def test_drives_the_optimizer_step_by_step() -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=4.0)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, WarmupCosine(warmup=0.5)(8))
@@ -81,7 +87,10 @@ class Model(nn.Module):
             }
         )
         self.towers["text"].register_parameter("text_projection", nn.Parameter(torch.zeros(4, 4)))
-        self.heads = nn.ModuleDict({"prototype": nn.ModuleDict({"image": nn.Linear(4, 4), "text": nn.Linear(4, 4)})})
+        self.heads = nn.ModuleDict(
+            {"prototype": nn.ModuleDict({tower: LinearHead(4, 4) for tower in ("image", "text")})}
+        )
+        self.heads["simclr"] = nn.ModuleDict({"image": SimCLRHead(4, 4, 4, hidden_layers=0)})
         self.temperatures = nn.ModuleDict({"clip": nn.ParameterDict({"log_scale": nn.Parameter(torch.zeros(()))})})
 
 
@@ -93,11 +102,17 @@ def names_of(model: nn.Module) -> dict[str, set[str]]:
 
 
 def test_four_groups() -> None:
-    heads = {f"heads.prototype.{tower}.{kind}" for tower in ("image", "text") for kind in ("weight", "bias")}
+    heads = {f"heads.prototype.{tower}.linear.weight" for tower in ("image", "text")} | {
+        "heads.simclr.image.layers.0.bias"
+    }
     assert names_of(Model()) == {
         "image_tower/decay": {"towers.image.0.weight"},
         "image_tower/no_decay": {"towers.image.0.bias", "towers.image.1.weight", "towers.image.1.bias"},
-        "rest/decay": {"towers.text.token_embedding.weight", "towers.text.text_projection"},
+        "rest/decay": {
+            "towers.text.token_embedding.weight",
+            "towers.text.text_projection",
+            "heads.simclr.image.layers.0.weight",
+        },
         "rest/no_decay": {
             "towers.text.ln_final.weight",
             "towers.text.ln_final.bias",
