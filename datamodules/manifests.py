@@ -106,7 +106,10 @@ class ManifestPairs(PairSource):
             ValueError: the manifest is read without a column of them.
         """
         if self._summaries is None:
-            raise ValueError("no column of the manifest has summaries: set data.train.summary_key")
+            raise ValueError(
+                "no column of the manifest has summaries: set data.train.summary_key, "
+                "or write them by protoclip summarise and add summariser=NAME"
+            )
         return self._summaries[index]
 
     def label(self, index: int) -> int:

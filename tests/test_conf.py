@@ -8,10 +8,13 @@ import pytest
 import torch
 import yaml
 from hydra import compose, initialize_config_module
+from hydra.utils import instantiate as instantiate_here
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.strategies import DDPStrategy
 
 from callbacks.evaluation import Evaluation
+from datamodules.region_cache import RegionCache
+from datamodules.summary_cache import SummaryCache
 from protoclip.cli.build import (
     build_datamodule,
     build_module,
@@ -21,30 +24,40 @@ from protoclip.cli.build import (
     find_run,
 )
 from protoclip.cli.translate import leaves, translate
+from protoclip.detector import Detector
+from protoclip.summarisers import Summariser
 from tests.conftest import TINY, Compose
 from tests.teachers import fill_caches
 
 CONF = Path(__file__).parent.parent / "conf"
-PARTS = {"teacher_parts", "view"}
+PARTS = {"teacher_parts"}
 """Folders of what others are made of."""
 YAMLS = [path for path in CONF.rglob("*.yaml") if path.parent.name not in PARTS]
 OPTIONS = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in YAMLS)
-PAPERS = {"recipe/paper", "recipe/upstream"}
-PAPERS |= {option for option in OPTIONS if option.startswith(("experiment/cc2.5m", "experiment/yfcc"))}
+PAPERS = {"recipe/paper", "recipe/upstream", "recipe/benchmark"}
+PAPERS |= {option for option in OPTIONS if option.startswith(("recipe/of/", "experiment/cc2.5m", "experiment/yfcc"))}
 """At sizes that no test builds."""
 NEEDS_DATA = {option for option in OPTIONS if "flickr8k" in option}
-NEEDS_TEACHER = {"method/teacher", "method/distillation"}
+NEEDS_TEACHER = {option for option in OPTIONS if option.endswith(("/teacher", "/distillation"))}
 GROUPS = {
     *("callbacks", "compare", "data", "detector", "distillation", "evaluation", "experiment", "logger"),
-    *("method", "optimizer", "recipe", "summariser", "teacher", "towers", "trainer", "views"),
+    *("method", "optimizer", "recipe", "summariser", "teacher", "term", "towers", "trainer", "view", "views"),
 }
+TOOLS: dict[str, tuple[type, type]] = {"detector": (Detector, RegionCache), "summariser": (Summariser, SummaryCache)}
+"""Groups of a model that goes through a corpus once, and of what it writes."""
 
 
 def words_of(option: str, manifest: Path) -> list[str]:
     if option == "config":
         return []
-    group, name = option.split("/")
+    group, *of, name = option.split("/")
     words = [f"{group}={name}"]
+    if of:  # recipe/of/RECIPE/METHOD is chosen by both
+        words = [f"recipe={of[-1]}", f"method={name}"]
+    elif option == "recipe/benchmark":
+        words.append("method=clip")
+    elif group == "view":
+        words = [f"+view@views.image_views.{name}={name}"]
     if (name in {"manifest", "shards"} and group == "data") or (option in PAPERS and group == "experiment"):
         words.append(f"data.path={manifest}")
     if option in NEEDS_TEACHER or group == "distillation":
@@ -90,6 +103,13 @@ def test_every_yaml_composes_and_instantiates(
         words.append("trainer.accelerator=cpu")  # Lightning refuses a GPU that is not there
     with initialize_config_module("conf", version_base="1.3"):
         config = compose("config", overrides=[*words, f"runs={tmp_path}", f"teacher.cache={tmp_path}/teachers"])
+    if option.startswith("recipe/of/"):
+        assert option == f"recipe/of/{config.recipe.name}/{config.recipe.of}"
+    group = option.split("/", maxsplit=1)[0]
+    if group in TOOLS:
+        model, rows = TOOLS[group]
+        assert isinstance(instantiate_here(config[group].model), model)
+        assert isinstance(instantiate_here(config[group].rows), rows)
     if option.startswith("compare/"):  # it changes no part of a run; tests/protoclip/test_comparison.py reads it
         return
     if option in {"data/manifest", "data/shards"} | PAPERS:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from protoclip.cli.build import build_datamodule, build_module, build_trainer, find_run
 from protoclip.module import ImageTextPretraining
-from tests.conftest import Compose
+from tests.conftest import TINY_METHODS, Compose
 from tests.teachers import fill_caches
 from tests.tiny import locked
 
@@ -97,8 +97,14 @@ def assert_equal(left: Any, right: Any, path: str = "") -> None:
         assert left == right, path
 
 
-@pytest.mark.parametrize(("workers", "stops"), [(0, range(1, EPISODES)), (2, [2])], ids=["0", "2"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "workers", "stops"),
+    [
+        *((method, workers, stops) for method in METHODS for workers, stops in ((0, range(1, EPISODES)), (2, [2]))),
+        *((method, 0, [2]) for method in TINY_METHODS if method not in METHODS),
+    ],
+    ids=str,
+)
 def test_resume_after_every_episode(
     compose_tiny: Compose, tmp_path: Path, method: str, workers: int, stops: Sequence[int]
 ) -> None:
@@ -114,6 +120,8 @@ def test_resume_after_every_episode(
         assert torch.equal(torch.stack(first.losses + second.losses), torch.stack(whole.losses))
         assert_equal(state(resumed), state(last))
         assert metrics(resumed) == metrics(last)
+    queues = [value for name, value in state(last)["state_dict"].items() if name.endswith(".queue")]
+    assert [bool(queue.any()) for queue in queues] == [True] * (method in {"declip", "defilip"})
 
 
 def test_resume_before_at_and_after_the_lock_of_the_image_tower(compose_tiny: Compose, tmp_path: Path) -> None:
