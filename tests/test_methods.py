@@ -112,7 +112,7 @@ def test_the_loss_falls_in_20_steps(compose_tiny: Compose, method: str) -> None:
 
 
 def test_siglip_trains(compose_tiny: Compose) -> None:
-    words = ("+terms.image_text.loss=sigmoid", "+temperatures.clip.bias=-2.0", "run.episodes=1")
+    words = ("terms.image_text.loss=sigmoid", "temperatures.clip.bias=-2.0", "run.episodes=1")
     run, losses = trained(compose_tiny("clip", *words))
     bias = run.module.state_dict()["temperatures.clip.bias"]
     assert float(bias) != -2.0

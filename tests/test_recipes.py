@@ -102,7 +102,7 @@ def test_every_recipe_is_of_a_method_and_says_so() -> None:
             assert plain(composed(f"recipe={recipe}", f"method={method}").recipe) == {"name": recipe, "of": method}
 
 
-@pytest.mark.parametrize(("recipe", "method"), NUMBERS)
+@pytest.mark.parametrize(("recipe", "method"), sorted(NUMBERS))
 def test_numbers_of_a_recipe_in_large_batches(recipe: str, method: str) -> None:
     config = composed(f"recipe={recipe}", f"method={method}")
     optimizer, schedule = plain(config.optimizer.optimizer), plain(config.optimizer.schedule)
