@@ -20,9 +20,17 @@ CHUNK = 1024
 
 
 class RegionCache(CorpusCache):
-    """Rows of a finished cache, memory-mapped."""
+    """Rows of a finished cache, memory-mapped.
+
+    Args:
+        folder: of the cache.
+        detector: that should have made it; None for any.
+    """
 
     origin = ORIGIN
+
+    def __init__(self, folder: str, detector: Detector | None = None) -> None:
+        super().__init__(folder, None if detector is None else {"detector": detector.describe()})
 
     @property
     def dim(self) -> int:

@@ -21,9 +21,17 @@ LIBRARIES = ("torch", "transformers")
 
 
 class SummaryCache(CorpusCache):
-    """Rows of a finished cache, read one by one."""
+    """Rows of a finished cache, read one by one.
+
+    Args:
+        folder: of the cache.
+        summariser: that should have made it; None for any.
+    """
 
     origin = ORIGIN
+
+    def __init__(self, folder: str, summariser: Summariser | None = None) -> None:
+        super().__init__(folder, None if summariser is None else {"summariser": summariser.describe()})
 
     def shapes(self, facts: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         """Of the bounds."""

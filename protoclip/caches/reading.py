@@ -42,6 +42,7 @@ class CorpusCache(ABC):
 
     Args:
         folder: of the cache.
+        made_by: what should have made it, a description by the sidecar's key; None for whatever has.
 
     Attributes:
         origin: its command, option and sidecar.
@@ -49,8 +50,9 @@ class CorpusCache(ABC):
 
     origin: ClassVar[Origin]
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, made_by: Mapping[str, Any] | None = None) -> None:
         self.folder = folder
+        self._made_by = dict(made_by or {})
         self._arrays: list[NDArray[Any]] | None = None
 
     @property
@@ -65,15 +67,16 @@ class CorpusCache(ABC):
         return sha256(json.dumps([facts["sha256"], facts["corpus"]]).encode()).hexdigest()
 
     def check(self, source_fingerprint: str) -> None:
-        """Refuse a cache that is not of this corpus.
+        """Refuse a cache that is not of this corpus, or that was made by other settings.
 
         Args:
             source_fingerprint: of the corpus that is trained on.
 
         Raises:
-            ValueError: it is missing, unfinished, damaged or of another corpus.
+            ValueError: it is missing, unfinished, damaged, of another corpus or of other settings.
         """
-        refuse_other(Path(self.folder), self.facts, {"corpus": source_fingerprint}, self.origin)
+        identity = {**self._made_by, "corpus": source_fingerprint}
+        refuse_other(Path(self.folder), self.facts, identity, self.origin)
         self._open()
 
     @abstractmethod

@@ -69,6 +69,9 @@ def test_another_corpus_and_other_settings_are_refused(tmp_path: Path) -> None:
     make(tmp_path)
     with pytest.raises(ValueError, match=r"of another corpus: choose another folder by detector\.folder=DIR, or"):
         RegionCache(str(tmp_path)).check("another")
+    RegionCache(str(tmp_path), Means("means", weights=None, boxes=3)).check("corpus")
+    with pytest.raises(ValueError, match=r"is made with detector\.min_score=0\.05 instead of 0\.2: choose another"):
+        RegionCache(str(tmp_path), Means("means", weights=None, boxes=3, min_score=0.2)).check("corpus")
     with pytest.raises(ValueError, match=r"is made with detector\.min_score=0\.05 instead of 0\.2: choose another"):
         make(tmp_path, min_score=0.2)
 

@@ -57,6 +57,9 @@ def test_another_corpus_and_lost_bytes_are_refused(tmp_path: Path) -> None:
     make(tmp_path)
     with pytest.raises(ValueError, match=r"of another corpus: choose another folder by summariser\.folder=DIR, or rem"):
         SummaryCache(str(tmp_path)).check("another")
+    SummaryCache(str(tmp_path), Lead(2)).check("corpus")
+    with pytest.raises(ValueError, match=r"is made with summariser\.words=2 instead of 3: choose another folder"):
+        SummaryCache(str(tmp_path), Lead(3)).check("corpus")
     (tmp_path / "summaries.txt").write_bytes(b"a red\n")
     with pytest.raises(ValueError, match=r"\(summaries\.txt is not of \d+ bytes\): remove it and run protoclip summar"):
         SummaryCache(str(tmp_path)).check("corpus")
