@@ -45,7 +45,7 @@ class Regions:
         if self.rows is not None:
             self.rows.check(source.fingerprint)
         elif not hasattr(source, "regions"):
-            raise ValueError("the corpus has no regions: write them by protoclip regions, and set the view's rows")
+            raise ValueError("the corpus has no regions: write them by protoclip regions, and add detector=NAME")
 
     def dim(self, source: PairSource) -> int:
         """Numbers of a box, which the image tower's ``roi_dim`` should be."""

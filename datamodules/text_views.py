@@ -99,7 +99,7 @@ class Summary(TextView):
         if self.rows is not None:
             self.rows.check(source.fingerprint)
         elif not hasattr(source, "summary"):
-            raise ValueError("the corpus has no summaries: write them by protoclip summarise, and set the view's rows")
+            raise ValueError("the corpus has no summaries: write them by protoclip summarise, and add summariser=NAME")
         else:
             with suppress(UnreadableSample):
                 source.summary(0)  # a manifest may have them or not

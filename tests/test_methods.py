@@ -94,7 +94,7 @@ def test_terms_of_the_others(compose_tiny: Compose) -> None:
 def test_a_fast_run_by_the_front_door(method: str, tmp_path: Path) -> None:
     words = [f"method={method}", "data=scenes", f"runs={tmp_path}", *TINY, *TINY_METHODS[method]]
     words += [AT_ONCE] if method == "protoclip" else []
-    assert train([*words, "+trainer.fast_dev_run=true"]) == 0
+    assert train([*words, "trainer.fast_dev_run=true"]) == 0
     (rows,) = tmp_path.glob(f"{method}-scenes/*/rows.jsonl")
     found = {row["task"]: row for row in read_rows(rows)}
     assert found["cost"]["method"] == method
