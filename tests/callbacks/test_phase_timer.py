@@ -89,9 +89,10 @@ class Ticking(Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         def forward(module: torch.nn.Module, _: object) -> None:
-            self.watch.tick(1.0 if module.training else 0.5)
+            if not trainer.validating:
+                self.watch.tick(1.0 if module.training else 0.5)
 
-        pl_module.register_forward_pre_hook(forward)
+        pl_module.get_submodule("towers.image").register_forward_pre_hook(forward)
 
     def on_validation_batch_start(self, *_: Any, **__: Any) -> None:
         self.watch.tick(10)

@@ -62,7 +62,7 @@ class Before(Callback):
             if self.refreshing:
                 self.episodes[-1].forwards.append((module.training, torch.is_grad_enabled()))
 
-        pl_module.register_forward_pre_hook(note)
+        pl_module.get_submodule("towers.image").register_forward_pre_hook(note)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.episodes.append(Seen(before=snapshot(pl_module)))
