@@ -129,4 +129,4 @@ def _report(folder: Path, comparison: Comparison, finished: Mapping[Job, Run], c
         if run := first.get(comparison.prototypes_of or ""):
             figures.append(draw_prototypes(run, folder / "prototypes.png"))
     written = [folder / "rows.jsonl", *(folder / name for name in texts), *figures]
-    console.print(*(f"wrote {path}" for path in written), sep="\n")
+    console.print(*(f"wrote {path}" for path in written), sep="\n", soft_wrap=True)

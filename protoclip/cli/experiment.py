@@ -121,7 +121,7 @@ class Experiment:
     def fit(self) -> None:
         """Train to the end, from the last finished episode on."""
         if self.run.done:
-            self.console.print(f"{self.run.path} is finished: nothing to do")
+            self.console.print(f"{self.run.path} is finished: nothing to do", soft_wrap=True)
             return
         files = {SETTINGS: OmegaConf.to_yaml(OmegaConf.create(dict(self.settings)))}
         if self.config is not None:
@@ -177,7 +177,7 @@ class Experiment:
             file.parent.mkdir(parents=True, exist_ok=True)
             with replacing(file) as whole:
                 np.savez(whole, **columns)
-            self.console.print(f"wrote {file}")
+            self.console.print(f"wrote {file}", soft_wrap=True)
 
     def _ckpt(self, ckpt: Path | None) -> Path | None:
         """The file to load; None where the module was trained in this process."""
@@ -246,7 +246,7 @@ def run_experiment(config: DictConfig, *, console: Console | None = None) -> Run
     datamodule = build_datamodule(config)
     run = find_run(config, datamodule)
     if run.done:
-        console.print(f"{run.path} is finished: nothing to do")
+        console.print(f"{run.path} is finished: nothing to do", soft_wrap=True)
         print_rows(run.rows, console)
         return run
     module = build_module(config)

@@ -60,7 +60,7 @@ def show_views(
         title=f"{config.data.name}, {config.towers.image_size} pixels, seed {config.seed}",
         columns=[f"{purpose} {episode}" for episode, purpose in passes],
     )
-    (console or Console()).print(f"wrote {path}")
+    (console or Console()).print(f"wrote {path}", soft_wrap=True)
 
 
 def _by_views(words: Sequence[str]) -> dict[str, DictConfig]:

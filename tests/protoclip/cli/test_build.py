@@ -97,8 +97,8 @@ def test_mistakes(clip: Callable[..., DictConfig], pairs: str, word: str, told: 
 def test_a_corpus_without_summaries_or_regions(
     clip: Callable[..., DictConfig], pairs: str, word: str, command: str
 ) -> None:
-    stripes = ("~data.train", "+data.train={_target_: tests.golden.Stripes}")
-    refuses(clip(pairs, word, *stripes), f"write them by protoclip {command}")
+    photos = ("~data.train", "+data.train={_target_: tests.datamodules.test_datasets.Photos, counts: [1, 1]}")
+    refuses(clip(pairs, word, *photos, "episode.size=2", "batch_size=2"), f"write them by protoclip {command}")
 
 
 def test_labels_come_of_a_masked_view(clip: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch) -> None:
