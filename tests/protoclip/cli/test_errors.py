@@ -49,7 +49,8 @@ def the_run(runs: Path) -> Run:
         ("metod=clip", "metod: there is no such option: did you mean 'method'?"),
         (
             "method=protclip",
-            "method=protclip: there is clip, declip, defilip, distillation, filip, protoclip, pyramidclip, slip, teacher: did you mean 'protoclip'?",
+            "method=protclip: there is clip, declip, defilip, distillation, filip, protoclip, pyramidclip, slip, "
+            "teacher: did you mean 'protoclip'?",
         ),
         ("+terms.image_text.wieght=2", "terms.image_text.wieght: there is no such option: did you mean 'weight'?"),
         ("batch_size=[4", "cannot read 'batch_size=[4'"),
