@@ -33,13 +33,13 @@ METHODS = {
 }
 """Those that each recipe is known of."""
 BENCHMARKS = (1e-3, 1e-4, 0.0, 0.1, 32, 1 / 32)
-CODE = (1e-3, 1e-4, 0.0, 0.1, 32, 2500 / 128_001)
+CODE = (1e-3, 1e-4, 0.0, 0.1, 34.1, 2500 / 128_001)
 SLIP = (3e-3, 1e-6, 1e-5, 0.1, 25, 1 / 25)
 NUMBERS: dict[tuple[str, str], tuple[float, ...]] = {
     **{("benchmark", method): BENCHMARKS for method in BENCHMARK},
     **{("paper", method): BENCHMARKS for method in ("filip", "declip", "defilip")},
     **{("upstream", method): CODE for method in ("declip", "defilip")},
-    ("upstream", "filip"): (5e-4, 1e-4, 0.0, 0.5, 32, 2500 / 128_001),
+    ("upstream", "filip"): (5e-4, 1e-4, 0.0, 0.5, 34.1, 2500 / 128_001),
     ("paper", "slip"): SLIP,
     ("upstream", "slip"): SLIP,
     ("paper", "pyramidclip"): (5e-4, 0.0, 0.0, 0.2, 8, 0.1),
