@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytorch_lightning as pl
@@ -106,8 +107,9 @@ def losses(method: str) -> list[float]:
     torch.set_num_threads(1)
     try:
         with TemporaryDirectory() as folder:
-            os.environ["WORDNET"] = write_wordnet(Path(folder) / "wordnet")
-            return _train([f"method={method}", f"runs={folder}", f"teacher.cache={folder}", *SETTING, *OPTIONS[method]])
+            words = [f"method={method}", f"runs={folder}", f"teacher.cache={folder}", *SETTING, *OPTIONS[method]]
+            with patch.dict(os.environ, WORDNET=write_wordnet(Path(folder) / "wordnet")):
+                return _train(words)
     finally:
         torch.set_num_threads(threads)
 

@@ -22,7 +22,7 @@ from protoclip.terms import Term
 from protoclip.towers.leff import LeFF
 from tests.conftest import TINY, TINY_METHODS, TINY_PROTOTYPES, Compose
 from tests.test_recipes import composed
-from tests.tiny import Batches, Built, build
+from tests.tiny import Batches, Built, build, tiny_config
 
 SUPERVISION = {"image_text": 1, "image_ssl": 2, "mlm": 2, "multi_view": 3, "nearest_neighbour": 4, "tokens": 5}
 """What CLIP-benchmark's Figure 1 numbers: image-text, self-supervision, multi-view, nearest neighbours, tokens."""
@@ -240,3 +240,11 @@ def test_a_view_that_cannot_be_made_is_refused_at_the_start(
     assert told in error
     assert error.count("\n") == 1
     assert not (tmp_path / "runs").exists()
+
+
+def test_accumulated_gradients_of_a_contrast_are_warned_of(tmp_path: Path) -> None:
+    words = ("+trainer.accumulate_grad_batches=2", "run.episodes=1")
+    with pytest.warns(
+        UserWarning, match="image_text contrasts the rows of one batch: .* set batch_size .* micro_batch"
+    ):
+        build(tiny_config(tmp_path, "clip", *words)).fit()
