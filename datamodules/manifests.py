@@ -81,6 +81,10 @@ class ManifestPairs(PairSource):
     def __len__(self) -> int:
         return len(self._paths)
 
+    def key(self, index: int) -> str:
+        """The path of its picture, as the manifest has it."""
+        return self._paths[index]
+
     def image(self, index: int) -> Image.Image:
         """The RGB picture of a sample.
 
@@ -92,7 +96,8 @@ class ManifestPairs(PairSource):
             data = path.read_bytes()
         except (OSError, ValueError) as error:  # a ValueError: a path that no file can have, such as one with a NUL
             reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise UnreadableSample(f"cannot read {path} ({reason}): check the manifest or images_root") from error
+            message = f"cannot read {path} ({reason}): check the manifest or images_root"
+            raise UnreadableSample(message, "missing_file") from error
         return decode_picture(data, str(path))
 
     def captions(self, index: int) -> list[str]:

@@ -98,9 +98,11 @@ class ShardIndex:
             handle = self._handle(int(self._shard[sample]))  # a name keeps it open while another thread evicts it
             data = os.pread(handle.descriptor, size, offset)
         except OSError as error:
-            raise UnreadableSample(f"{self.name(sample)}: {error.strerror}: bring the shard back") from error
+            message = f"{self.name(sample)}: {error.strerror}: bring the shard back"
+            raise UnreadableSample(message, "missing_shard") from error
         if len(data) != size:
-            raise UnreadableSample(f"{self.name(sample)}: the shard is shorter than when it was indexed: start again")
+            message = f"{self.name(sample)}: the shard is shorter than when it was indexed: start again"
+            raise UnreadableSample(message, "damaged_shard")
         return data
 
     def text(self, sample: int, extent: NDArray[np.int64]) -> str:
@@ -108,7 +110,8 @@ class ShardIndex:
         try:
             return self.read(sample, extent).decode("utf-8")
         except UnicodeDecodeError as error:
-            raise UnreadableSample(f"{self.name(sample)}: the text is not UTF-8: convert it") from error
+            message = f"{self.name(sample)}: the text is not UTF-8: convert it"
+            raise UnreadableSample(message, "bad_text") from error
 
     def _handle(self, shard: int) -> _Handle:
         if self._process != os.getpid():
@@ -180,13 +183,18 @@ class ShardPairs(_ShardPictures, PairSource):
         super().__init__(index, samples, pictures, list(image_keys), list(caption_keys))
         self._captions = captions[samples]
 
+    def key(self, index: int) -> str:
+        """Shard and key of a sample."""
+        return self._index.name(int(self._samples[index]))
+
     def captions(self, index: int) -> list[str]:
         """All captions of a sample, without blank lines; an UnreadableSample where none is left."""
         sample = int(self._samples[index])
         text = self._index.text(sample, self._captions[index])
         captions = [line.strip() for line in text.split("\n") if line.strip()]
         if not captions:
-            raise UnreadableSample(f"{self._index.name(sample)}: the caption is blank: fill it in or remove the sample")
+            message = f"{self._index.name(sample)}: the caption is blank: fill it in or remove the sample"
+            raise UnreadableSample(message, "bad_text")
         return captions
 
     def label(self, index: int) -> int:

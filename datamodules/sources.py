@@ -1,8 +1,10 @@
 """What the rest of the project asks of a corpus. A source is random access, picklable and holds no random state."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import TypeAlias
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal, TypeAlias
 
 from PIL import Image
 from torch import Tensor
@@ -11,11 +13,43 @@ Picture: TypeAlias = Image.Image | Tensor
 """An RGB PIL image, or a uint8 tensor [3, height, width]: torchvision's v2 transforms take both."""
 
 
+FaultKind: TypeAlias = Literal[
+    "missing_shard",
+    "damaged_shard",
+    "bad_gzip",
+    "duplicate_key",
+    "missing_part",
+    "bad_json",
+    "bad_text",
+    "missing_file",
+    "unreadable_image",
+]
+"""What can be wrong with a corpus: whole shards first, then files of a sample."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something of a corpus that cannot be used, found while it is opened or read."""
+
+    kind: FaultKind
+    place: str
+    """The shard, the sample or the file."""
+    reason: str
+    """In one line, with the mend."""
+
+
 class UnreadableSample(ValueError):  # noqa: N818 - it is about the sample
     """A sample that cannot be used: what ``image`` and ``captions`` of a source raise, in one line with the mend.
 
     Training replaces it by another (``datamodules.datasets``); in an evaluation set it is an error.
+
+    Attributes:
+        kind: what is wrong with it.
     """
+
+    def __init__(self, message: str, kind: FaultKind = "unreadable_image") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class Pictures(ABC):
@@ -44,7 +78,17 @@ class Pictures(ABC):
 
 
 class PairSource(Pictures):
-    """Pictures with one or more captions each."""
+    """Pictures with one or more captions each.
+
+    Attributes:
+        faults: how much of each kind was left out when the corpus was opened.
+    """
+
+    faults: Mapping[FaultKind, int] = MappingProxyType({})
+
+    def key(self, index: int) -> str:
+        """The name of a sample in its corpus, by which others find it; its number where it has none."""
+        return str(index)
 
     @abstractmethod
     def captions(self, index: int) -> Sequence[str]:
