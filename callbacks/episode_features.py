@@ -45,6 +45,9 @@ def extract(
     shares = gather(_encode(module, loader, keys))
     shares = [share for share in shares if share]
     columns = {name: torch.cat([share[name] for share in shares]) for name in shares[0]} if shares else {}
+    if columns:  # the lanes of a stream alternate between processes
+        order = columns["positions"].argsort()
+        columns = {name: column[order] for name, column in columns.items()}
     on_rank_zero(
         lambda: check_extracted(
             dict(zip(keys, (columns["image"], columns["text"]), strict=True)),

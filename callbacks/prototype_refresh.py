@@ -20,6 +20,7 @@ from torch import Tensor
 from callbacks.episode_features import RecordedFeatures, extract
 from callbacks.figures import log_figures
 from datamodules.datamodule import ImageTextDataModule
+from datamodules.sources import PairStream
 from protoclip.distributed import broadcast_buffers, on_rank_zero
 from protoclip.evaluation import cluster_purity
 from protoclip.module import ImageTextPretraining
@@ -67,11 +68,15 @@ class PrototypeRefresh(Callback):
         """Ask the module for the features to record.
 
         Raises:
-            ValueError: terms that read different features.
+            ValueError: terms that read different features, or a record of a stream.
         """
         assert isinstance(pl_module, ImageTextPretraining)
         if len({self._term(pl_module, name).required for name in self._present(pl_module)}) > 1:
             raise ValueError(f"the terms {', '.join(self.groupings)} read different views or heads: bind them alike")
+        if self.recorded and isinstance(_data(trainer).corpus, PairStream):
+            raise ValueError(
+                "features are recorded by places in a corpus, and a stream has none: set prototype.features=fresh"
+            )
         if self.recorded and stage == "fit" and self._present(pl_module):
             pl_module.returned = self._keys(pl_module)
 
@@ -80,7 +85,7 @@ class PrototypeRefresh(Callback):
         assert isinstance(pl_module, ImageTextPretraining)
         if self.recorded and pl_module.returned:
             bank = self._bank(pl_module, self._present(pl_module)[0])
-            self.recorded.open(trainer, _data(trainer).plan.corpus_size, bank.image.prototypes.shape[1])
+            self.recorded.open(trainer, len(_data(trainer).train), bank.image.prototypes.shape[1])
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refresh the banks of active terms that are of another block."""

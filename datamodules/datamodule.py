@@ -13,9 +13,11 @@ from datamodules.datasets import BatchShare, EpisodeDataset, EvaluationDataset, 
 from datamodules.episodes import EpisodePlan, EpisodeSampler, local_batch_size
 from datamodules.faults import FaultCounter
 from datamodules.region_view import Regions
-from datamodules.sources import PairSource, Pictures
+from datamodules.sources import CURSOR_WIDTH, Corpus, PairSource, PairStream, Pictures, placed
+from datamodules.stream_loader import Batch, Pass, StreamLoader, StreamParts, Ties, check_lanes
 from datamodules.text_views import TextView
 from datamodules.views import MEAN, STD, PictureTransform, evaluation_transform
+from protoclip.distributed import gather
 from protoclip.module import ImageTextPretraining
 from protoclip.ranges import NonNegativeInt, PositiveInt, Share
 from protoclip.teachers import TeacherCache
@@ -27,8 +29,8 @@ class ImageTextDataModule(pl.LightningDataModule):
     """Batches for training, prototype extraction, validation and test.
 
     Args:
-        train: corpus of pairs.
-        plan: from the corpus' size to its episodes.
+        train: corpus of pairs, or a stream of them.
+        plan: from the corpus' size to its episodes; a stream has none.
         image_views: for each image view a function ``(image_size, *, mean, std)`` that gives its transform.
         text_views: what makes each text view.
         tokenize: captions to ids.
@@ -53,8 +55,8 @@ class ImageTextDataModule(pl.LightningDataModule):
 
     def __init__(
         self,
-        train: PairSource,
-        plan: Callable[[int], EpisodePlan],
+        train: Corpus,
+        plan: Callable[[int | None], EpisodePlan],
         *,
         image_views: Mapping[str, Callable[..., PictureTransform]],
         text_views: Mapping[str, TextView],
@@ -73,12 +75,13 @@ class ImageTextDataModule(pl.LightningDataModule):
         region_views: Mapping[str, Regions] | None = None,
     ) -> None:
         super().__init__()
-        self.train = train
-        self.plan = plan(len(train))
+        self.corpus = train
+        self.stream = train if isinstance(train, PairStream) else None
+        self.plan = plan(None if isinstance(train, PairStream) else len(train))
         EpisodeSampler(self.plan, purpose="train", batch_size=batch_size)  # refuses what does not fit, before training
         self.teachers = dict(teachers or {})
         for cache in self.teachers.values():
-            cache.check(train.fingerprint)
+            cache.serve(placed(train))
         self.tokenize = tokenize
         self.batch_size = batch_size
         self.validation = dict(validation or {})
@@ -98,6 +101,14 @@ class ImageTextDataModule(pl.LightningDataModule):
         self._faults = FaultCounter(train, max_faults)
         self._next_episode = 0
         self._to_extract = self.plan.size
+        self._begins: list[Tensor] = []  # of each block that was reached, where its lanes begin
+        self._ties: Ties | None = None
+
+    @property
+    def train(self) -> PairSource:
+        """The corpus, where it is not a stream."""
+        assert isinstance(self.corpus, PairSource)
+        return self.corpus
 
     def setup(self, stage: str) -> None:
         """Make the views that the module's terms read, and no others."""
@@ -132,9 +143,12 @@ class ImageTextDataModule(pl.LightningDataModule):
         views = {**self.dataset.text_views, **self.dataset.region_views}
         return {name: rows for name, view in views.items() if (rows := getattr(view, "rows", None)) is not None}
 
-    def train_dataloader(self) -> Loader:
+    def train_dataloader(self) -> Loader | StreamLoader:
         """This process' part of whole batches in random order; the sampler goes from episode to episode by itself."""
         rank, world = self._place
+        if self.stream is not None:
+            of = Pass("train", self.plan, local_batch_size(self.batch_size, world), rank, world)
+            return self._stream_loader(self.stream, self.dataset, of, self._next_episode)
         sampler = EpisodeSampler(
             self.plan,
             purpose="train",
@@ -147,7 +161,7 @@ class ImageTextDataModule(pl.LightningDataModule):
 
     def extraction_dataloader(
         self, episode: int, positions: np.ndarray | None = None, views: Collection[str] | None = None
-    ) -> Loader:
+    ) -> Loader | StreamLoader:
         """This process' pairs of an episode by position, under another draw of the training augmentation.
 
         Args:
@@ -163,6 +177,10 @@ class ImageTextDataModule(pl.LightningDataModule):
         sampler.chosen = positions
         self._to_extract = self.plan.size if positions is None else len(positions)
         dataset = self.dataset if views is None else self.dataset.only(views)
+        if self.stream is not None:
+            return self._stream_loader(
+                self.stream, dataset, Pass("extract", self.plan, batch_size, rank, world), episode, persistent=False
+            )
         # Lightning ends the workers of its own loaders with the run; these end with each pass
         return self._loader(dataset, sampler=sampler, batch_size=batch_size, persistent=False)
 
@@ -199,6 +217,48 @@ class ImageTextDataModule(pl.LightningDataModule):
         workers = self.num_workers
         return DataLoader(dataset, num_workers=workers, persistent_workers=persistent and workers > 0, **options)
 
+    def _stream_loader(
+        self, stream: PairStream, dataset: EpisodeDataset, of: Pass, episode: int, *, persistent: bool = True
+    ) -> StreamLoader:
+        return StreamLoader(
+            StreamParts(stream, dataset, of),
+            num_workers=self.num_workers,
+            episode=episode,
+            begin=self._begin,
+            see=self._faults.see_faults,
+            finish=self._finish_pass,
+            persistent_workers=persistent and self.num_workers > 0,
+        )
+
+    def _begin(self, episode: int) -> Tensor:
+        """Where the lanes of an episode begin [lanes, sources, 4]."""
+        assert self.stream is not None
+        if not self._begins:
+            self._begins.append(torch.zeros(self.stream.lanes, self.stream.sources, CURSOR_WIDTH, dtype=torch.int64))
+        return self._begins[self.plan.block(episode)]
+
+    def _finish_pass(self, of: Pass, episode: int, ends: Mapping[int, Tensor], facts: Batch) -> None:
+        """Remember where the next block begins, and what the extraction saw; rank 0, which saves it, of all."""
+        block = self.plan.block(episode)
+        shares = gather((dict(ends), facts)) or [(dict(ends), facts)]
+        begin = self._begin(episode).clone()
+        for lanes, _ in shares:
+            for lane, cursor in lanes.items():
+                begin[lane] = cursor
+        self._begins[block + 1 :] = [begin]
+        if of.purpose == "extract":
+            self._ties = Ties(block, {name: torch.cat([seen[name] for _, seen in shares]) for name in facts})
+
+    def check_processes(self, world: int) -> None:
+        """Refuse a number of processes, or of workers of each, that batches or lanes cannot be divided by.
+
+        Raises:
+            ValueError: with the option to set.
+        """
+        local_batch_size(self.batch_size, world)
+        if self.stream is not None:
+            check_lanes(self.stream.lanes, world, self.num_workers)
+
     @property
     def faults(self) -> dict[str, int]:
         """How many pairs of the corpus could not be read so far, and how many samples were replaced for that."""
@@ -209,15 +269,26 @@ class ImageTextDataModule(pl.LightningDataModule):
         if "replaced" in batch:  # evaluation replaces nothing
             assert self.trainer is not None
             self._faults.see(batch, self.plan.size / self.trainer.world_size)
+            if "place" in batch and self._ties is not None and self._ties.block == int(batch["block"][0]):
+                batch = {**batch, "position": self._ties.positions(batch)}
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def state_dict(self) -> dict[str, Any]:
         """The episode to go on with: a checkpoint is written at the end of an episode, before Lightning counts it."""
         assert self.trainer is not None
-        return {"next_episode": self.trainer.current_epoch + 1, "faults": self._faults.state_dict()}
+        episode = self.trainer.current_epoch + 1
+        state: dict[str, Any] = {"next_episode": episode, "faults": self._faults.state_dict()}
+        if self.stream is not None:
+            state["begins"] = torch.stack(self._begins)
+            if self._ties is not None and self._ties.block == self.plan.block(episode):
+                state["ties"] = {"block": self._ties.block, "facts": self._ties.facts}
+        return state
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Start at the checkpoint's next episode: Lightning builds the first iterator before any hook could say so."""
         self._next_episode = state_dict["next_episode"]
         if "faults" in state_dict:  # checkpoints of earlier versions have none
             self._faults.load_state_dict(state_dict["faults"])
+        if self.stream is not None:
+            self._begins = [*state_dict["begins"]]
+            self._ties = Ties(**state_dict["ties"]) if "ties" in state_dict else None

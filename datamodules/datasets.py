@@ -10,7 +10,7 @@ from torch.utils.data import BatchSampler, Dataset, Sampler, default_collate
 
 from datamodules.episodes import SampleKey
 from datamodules.region_view import Regions
-from datamodules.sources import PairSource, Pictures, UnreadableSample
+from datamodules.sources import Corpus, PairSource, PairStream, Pictures, UnreadableSample
 from datamodules.text_views import DrawnPair, TextView
 from datamodules.views import PictureTransform, Tokenize, seeded
 from protoclip.seeds import derive_seed
@@ -47,7 +47,7 @@ class EpisodeDataset(Dataset[dict[str, Any]]):
 
     def __init__(
         self,
-        source: PairSource,
+        source: Corpus,
         *,
         image_views: Mapping[str, PictureTransform],
         text_views: Mapping[str, TextView],
@@ -56,7 +56,7 @@ class EpisodeDataset(Dataset[dict[str, Any]]):
         region_views: Mapping[str, Regions] | None = None,
         teachers: Mapping[str, TeacherCache] | None = None,
     ) -> None:
-        self.source = source
+        self.corpus = source
         self.image_views = dict(image_views)
         self.text_views = dict(text_views)
         self.region_views = dict(region_views or {})
@@ -66,6 +66,12 @@ class EpisodeDataset(Dataset[dict[str, Any]]):
         self.seed = seed
         self.teachers = dict(teachers or {})
         self._tokenized: dict[str, Tensor] = {}
+
+    @property
+    def source(self) -> PairSource:
+        """The corpus, where it is not a stream."""
+        assert isinstance(self.corpus, PairSource)
+        return self.corpus
 
     def _chain(self, name: str) -> list[str]:
         """The text views that a view's text goes through, from the drawn caption on."""
@@ -85,9 +91,9 @@ class EpisodeDataset(Dataset[dict[str, Any]]):
         """
         for name in views:
             for part in self._chains.get(name, ()):
-                self.text_views[part].check(self.source, self.tokenize)
+                self.text_views[part].check(self.corpus, self.tokenize)
             if name in self.region_views:
-                self.region_views[name].check(self.source)
+                self.region_views[name].check(self.corpus)
         other = copy(self)
         other.made = frozenset(views)
         return other
@@ -96,7 +102,7 @@ class EpisodeDataset(Dataset[dict[str, Any]]):
         ids = self._tokenized.get(text)
         if ids is None:
             ids = self.tokenize([text])[0]
-            if keep and len(self.source) <= PAIRS_KEPT:
+            if keep and not isinstance(self.corpus, PairStream) and len(self.source) <= PAIRS_KEPT:
                 self._tokenized[text] = ids
         return ids
 
@@ -123,14 +129,17 @@ class EpisodeDataset(Dataset[dict[str, Any]]):
         raise UnreadableSample(f"pair {key.index} and {ATTEMPTS} others tried in its place cannot be read: {reason}")
 
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
-        pair = self.pair(key)
+        return self.sample(self.pair(key), key)
+
+    def sample(self, pair: DrawnPair, key: SampleKey) -> dict[str, Any]:
+        """What training and extraction get of a pair."""
         sample: dict[str, Any] = {
             "index": pair.index,
             "replaced": -1 if pair.index == key.index else key.index,
             "position": key.position,
             "episode": key.episode,
             "block": key.block,
-            "label": self.source.label(pair.index),
+            "label": -1 if isinstance(self.corpus, PairStream) else self.source.label(pair.index),
             "caption": pair.number,
         }
         for name, cache in self.teachers.items():
@@ -141,7 +150,7 @@ class EpisodeDataset(Dataset[dict[str, Any]]):
                     sample[name] = transform(pair.picture)
         for name, regions in self.region_views.items():
             if name in self.made:
-                sample[name] = regions(self.source, pair.index)
+                sample[name] = regions(self.corpus, pair.index)
         for name in self.text_views:
             if name in self.made:
                 sample |= self._text_entries(name, pair, key)
@@ -150,7 +159,7 @@ class EpisodeDataset(Dataset[dict[str, Any]]):
     def _text_entries(self, name: str, pair: DrawnPair, key: SampleKey) -> dict[str, Tensor]:
         text = pair.caption
         for part in self._chains[name]:
-            text = self.text_views[part].text(text, pair, self.source, self._seed(key, part))
+            text = self.text_views[part].text(text, pair, self.corpus, self._seed(key, part))
         ids = self._token_ids(text, keep=text in pair.captions)
         return self.text_views[name].entries(name, ids, self.tokenize, self._seed(key, name))
 

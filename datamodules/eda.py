@@ -6,7 +6,7 @@ from functools import cache
 from random import Random
 from typing import Any
 
-from datamodules.sources import PairSource
+from datamodules.sources import Corpus
 from datamodules.text_views import DrawnPair, TextView
 from datamodules.wordnet import FOLDER, WordNet
 from protoclip.ranges import Share
@@ -28,11 +28,11 @@ class EDA(TextView):
         self.wordnet = WordNet(wordnet)
         self.deletion = deletion
 
-    def check(self, source: PairSource, tokenize: Any) -> None:
+    def check(self, source: Corpus, tokenize: Any) -> None:
         """Refuse to go without synonyms."""
         self.wordnet.check()
 
-    def text(self, text: str, pair: DrawnPair, source: PairSource, seed: int) -> str:
+    def text(self, text: str, pair: DrawnPair, source: Corpus, seed: int) -> str:
         """The changed text."""
         words = text.split()
         if len(words) < 2:

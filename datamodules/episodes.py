@@ -35,7 +35,7 @@ class EpisodePlan:
     """The pairs of every episode.
 
     Args:
-        corpus_size: pairs M of the corpus.
+        corpus_size: pairs M of the corpus; None for a stream, whose pairs come in its own order.
         size: pairs m of an episode.
         seed: of every draw.
         refresh_every: episodes of a block.
@@ -49,7 +49,7 @@ class EpisodePlan:
 
     def __init__(
         self,
-        corpus_size: int,
+        corpus_size: int | None,
         size: PositiveInt,
         seed: int = 0,
         refresh_every: PositiveInt = 1,
@@ -60,7 +60,9 @@ class EpisodePlan:
             raise ValueError(f"episode.draw is one of {', '.join(DRAWS)}, not {draw!r}")
         if size < 1 or refresh_every < 1:
             raise ValueError("episode.size and episode.refresh_every are 1 or more")
-        if size > corpus_size and not replacement:
+        if corpus_size is None and (replacement or draw == "partition"):
+            raise ValueError("a stream is not drawn from: set episode.replacement=false and episode.draw=independent")
+        if corpus_size is not None and size > corpus_size and not replacement:
             raise ValueError(
                 f"an episode of {size} pairs from a corpus of {corpus_size}: "
                 f"set episode.size to {corpus_size} or less, or episode.replacement=true"
@@ -79,7 +81,8 @@ class EpisodePlan:
         return episode // self.refresh_every
 
     def indices(self, block: int) -> np.ndarray:
-        """Corpus indices of a block by position [size]."""
+        """Corpus indices of a block by position [size]; a stream has none."""
+        assert self.corpus_size is not None
         if self.draw == "partition":
             per_pass = self.corpus_size // self.size
             order = self._generator("partition", block // per_pass).permutation(self.corpus_size)
@@ -168,7 +171,9 @@ def local_batch_size(batch_size: int, world: int) -> int:
     return batch_size // world
 
 
-def episode_count(plan_size: int, corpus_size: int, *, episodes: int | None = None, epochs: float | None = None) -> int:
+def episode_count(
+    plan_size: int, corpus_size: int | None, *, episodes: int | None = None, epochs: float | None = None
+) -> int:
     """Length of a run in episodes, given as such or as passes over the corpus.
 
     Raises:
@@ -178,6 +183,8 @@ def episode_count(plan_size: int, corpus_size: int, *, episodes: int | None = No
         raise ValueError("give either run.episodes or run.epochs")
     if episodes is None:
         assert epochs is not None
+        if corpus_size is None:
+            raise ValueError("a stream has no end to pass over: set run.epochs=null and run.episodes")
         episodes = round(epochs * corpus_size / plan_size)
     if episodes < 1:
         raise ValueError("the run is shorter than one episode: raise run.episodes or run.epochs, or lower episode.size")

@@ -2,12 +2,12 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from datamodules.sources import PairSource, UnreadableSample
+from datamodules.sources import Corpus, Fault, PairSource, UnreadableSample
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class FaultCounter:
         ValueError: the share is not one.
     """
 
-    def __init__(self, source: PairSource, max_share: float) -> None:
+    def __init__(self, source: Corpus, max_share: float) -> None:
         if not 0 <= max_share <= 1:
             raise ValueError(f"data.max_faults={max_share}: give a share between 0 and 1")
         self._source = source
@@ -72,7 +72,12 @@ class FaultCounter:
                 f"{self._reason(unreadable[-1])}; mend the corpus, or raise data.max_faults={self._max_share:g}"
             )
 
+    def see_faults(self, faults: Sequence[Fault]) -> None:
+        for fault in faults:
+            logger.warning("%s", fault)
+
     def _reason(self, index: int) -> str:
+        assert isinstance(self._source, PairSource)
         try:
             self._source.image(index)
             self._source.captions(index)

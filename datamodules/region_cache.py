@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from protoclip.caches import CorpusCache, Origin, Progress, Recipe, Sample, make_cache
+from protoclip.caches import CorpusCache, Numbered, Origin, Progress, Recipe, Sample, make_cache
 from protoclip.detector import Detector
 
 REGIONS = "regions.npy"
 ORIGIN = Origin("regions", "detector.folder", "regions.json")
 LIBRARIES = ("torch", "torchvision")
 CHUNK = 1024
+HEADER = 128
 
 
 class RegionCache(CorpusCache):
@@ -43,16 +44,16 @@ class RegionCache(CorpusCache):
 
     def row(self, index: int) -> NDArray[np.float32]:
         """The regions of a picture [boxes, dim], by falling score; all zero where it could not be read."""
-        return np.array(self._open()[0][index])
+        return np.array(self._open()[0][self.pairs(np.array([index]))[0]])
 
 
 def make_regions(
     folder: str,
     detector: Detector,
-    samples: Callable[[int], Iterable[Sample]],
+    samples: Callable[[int], Iterable[Numbered]],
     *,
     corpus: str,
-    pairs: int,
+    pairs: int | None,
     batch_size: int,
 ) -> bool:
     """Detect the regions of a corpus, or finish it.
@@ -62,7 +63,7 @@ def make_regions(
         detector: what finds them.
         samples: the picture of each pair as a uint8 array [3, height, width], from a pair on.
         corpus: its fingerprint.
-        pairs: its size.
+        pairs: its size; None where only its end tells.
         batch_size: pictures of a batch.
 
     Returns:
@@ -89,11 +90,16 @@ class _Regions(Recipe):
     def identity(self, corpus: str) -> dict[str, Any]:
         return {"detector": self.detector.describe(), "corpus": corpus}
 
-    def start(self, pairs: int) -> Mapping[str, bytes]:
+    def start(self) -> Mapping[str, bytes]:
+        return {REGIONS: self._header(0)}
+
+    def _header(self, pairs: int) -> bytes:
+        """Of the array, in as many bytes for any number of pairs."""
         header = io.BytesIO()
         shape = (pairs, self.detector.boxes, self.detector.dim)
         np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
-        return {REGIONS: header.getvalue()}
+        assert len(header.getvalue()) == HEADER, "numpy pads to 128 bytes"
+        return header.getvalue()
 
     def encode(self, batch: Sequence[Sample], pair: int) -> Mapping[str, bytes]:
         rows = np.zeros((len(batch), self.detector.boxes, self.detector.dim), np.float32)
@@ -106,6 +112,8 @@ class _Regions(Recipe):
         return {REGIONS: rows.tobytes()}
 
     def finish(self, progress: Progress) -> dict[str, Any]:
+        with (self.folder / REGIONS).open("r+b") as file:
+            file.write(self._header(progress.pairs))
         regions = np.load(self.folder / REGIONS, mmap_mode="r", allow_pickle=False)
         chunks = (regions[start : start + CHUNK] for start in range(0, len(regions), CHUNK))
         counts = np.concatenate([chunk.any(2).sum(1) for chunk in chunks])

@@ -258,3 +258,10 @@ def _read_labels(index: ShardIndex, pictures: NDArray[np.int64], num_classes: in
             raise ValueError(f"{name}: label {text!r} is not in 0..{num_classes - 1}: mend classnames or the .cls")
         labels[sample] = int(text)
     return labels
+
+
+def read_captions(data: bytes, field: str, name: str) -> list[str]:
+    captions = [line.strip() for line in data.decode().split("\n") if line.strip()]
+    if not captions:
+        raise UnreadableSample(f"{name}: blank", "bad_text")
+    return captions

@@ -1,13 +1,18 @@
 """What the rest of the project asks of a corpus. A source is random access, picklable and holds no random state."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, TypeAlias
+from zlib import crc32
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+
+from protoclip.caches import key_number
 
 Picture: TypeAlias = Image.Image | Tensor
 """An RGB PIL image, or a uint8 tensor [3, height, width]: torchvision's v2 transforms take both."""
@@ -97,6 +102,96 @@ class PairSource(Pictures):
         Raises:
             UnreadableSample: it has none that is text.
         """
+
+
+Report: TypeAlias = Callable[[Fault], None]
+Cursor: TypeAlias = NDArray[np.int64]
+"""Where a lane stands in each of its sources [sources, 4]: pass, shard in the pass, next sample, pairs given so far."""
+CURSOR_WIDTH = 4
+
+
+@dataclass(frozen=True, slots=True)
+class RawPair:
+    """A pair as it lies in a shard."""
+
+    key: str
+    """Shard and key."""
+    picture: bytes
+    captions: Sequence[str]
+
+    @property
+    def index(self) -> int:
+        """The number that stands for the key where a finite corpus has a place."""
+        return key_number(self.key)
+
+    @property
+    def checksum(self) -> int:
+        """Of picture and captions."""
+        return crc32("\n".join(self.captions).encode(), crc32(self.picture))
+
+
+class LaneReader(ABC):
+    """One lane of a stream.
+
+    Attributes:
+        cursor: where it stands, [sources, 4].
+    """
+
+    cursor: Cursor
+
+    @abstractmethod
+    def read(self) -> RawPair:
+        """The next pair.
+
+        Raises:
+            ValueError: a whole pass over the lane's shards gave none.
+        """
+
+
+class PairStream(ABC):
+    """Pairs without end, read forwards only.
+
+    A stream has a fixed number of lanes, each with its own pairs. Processes and loader's workers divide the lanes among
+    themselves, so what is read does not depend on how many they are.
+
+    Attributes:
+        fingerprint: hash of what the stream is read from.
+        lanes: that processes and workers divide among themselves.
+        sources: rows of a lane's cursor.
+        shuffle: pairs of each lane that training draws from.
+    """
+
+    fingerprint: str
+    lanes: int
+    sources: int
+    shuffle: int
+
+    @abstractmethod
+    def reader(self, lane: int, cursor: Cursor, seed: int, report: Report) -> LaneReader:
+        """One lane, from a cursor [sources, 4] on; zeros are its beginning.
+
+        Args:
+            lane: in [0, lanes).
+            cursor: is not changed.
+            seed: of the permutations.
+            report: is told what cannot be used.
+        """
+
+    @abstractmethod
+    def every(self, report: Report) -> Iterator[RawPair]:
+        """Each pair once, in an order that is always the same.
+
+        Args:
+            report: is told what cannot be used.
+        """
+
+
+Corpus: TypeAlias = PairSource | PairStream
+
+
+def placed(corpus: Corpus) -> str | None:
+    """The fingerprint of a corpus whose pairs have places; None of a stream."""
+    return None if isinstance(corpus, PairStream) else corpus.fingerprint
 
 
 class LabelledSource(Pictures):

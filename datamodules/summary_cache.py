@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from protoclip.caches import CorpusCache, Origin, Progress, Recipe, Sample, make_cache
+from protoclip.caches import CorpusCache, Numbered, Origin, Progress, Recipe, Sample, make_cache
 from protoclip.files import replacing
 from protoclip.summarisers import Summariser
 
@@ -47,7 +47,8 @@ class SummaryCache(CorpusCache):
 
     def row(self, index: int) -> str:
         """The summary of a pair; empty where its captions could not be read."""
-        begin, end = self._open()[0][index : index + 2].tolist()
+        pair = int(self.pairs(np.array([index]))[0])
+        begin, end = self._open()[0][pair : pair + 2].tolist()
         with (Path(self.folder) / SUMMARIES).open("rb") as file:
             file.seek(begin)
             return file.read(end - begin).decode("utf-8").rstrip("\n")
@@ -56,10 +57,10 @@ class SummaryCache(CorpusCache):
 def make_summaries(
     folder: str,
     summariser: Summariser,
-    samples: Callable[[int], Iterable[Sample]],
+    samples: Callable[[int], Iterable[Numbered]],
     *,
     corpus: str,
-    pairs: int,
+    pairs: int | None,
     batch_size: int,
 ) -> bool:
     """Summarise a corpus, or finish it.
@@ -69,7 +70,7 @@ def make_summaries(
         summariser: what shortens.
         samples: the first caption of each pair, from a pair on.
         corpus: its fingerprint.
-        pairs: its size.
+        pairs: its size; None where only its end tells.
         batch_size: captions of a batch.
 
     Returns:
@@ -96,7 +97,7 @@ class _Summaries(Recipe):
     def identity(self, corpus: str) -> dict[str, Any]:
         return {"summariser": self.summariser.describe(), "corpus": corpus}
 
-    def start(self, pairs: int) -> Mapping[str, bytes]:
+    def start(self) -> Mapping[str, bytes]:
         return {SUMMARIES: b"", LENGTHS: b""}
 
     def encode(self, batch: Sequence[Sample], pair: int) -> Mapping[str, bytes]:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from datamodules.sources import PairSource, Picture, UnreadableSample
+from datamodules.sources import Corpus, Picture, UnreadableSample, placed
 from protoclip.ranges import NonNegativeInt, Share
 from protoclip.tokenizer import Tokenizer
 
@@ -43,14 +43,14 @@ class TextView:
 
     of: str | None = None
 
-    def check(self, source: PairSource, tokenize: Any) -> None:
+    def check(self, source: Corpus, tokenize: Any) -> None:
         """Refuse what this view cannot be made from.
 
         Raises:
             ValueError: in one line, with the mend.
         """
 
-    def text(self, text: str, pair: DrawnPair, source: PairSource, seed: int) -> str:
+    def text(self, text: str, pair: DrawnPair, source: Corpus, seed: int) -> str:
         """The view's text, from that of the view that it is of."""
         return text
 
@@ -69,7 +69,7 @@ class Caption(TextView):
     def __init__(self, offset: NonNegativeInt = 0) -> None:
         self.offset = offset
 
-    def text(self, text: str, pair: DrawnPair, source: PairSource, seed: int) -> str:
+    def text(self, text: str, pair: DrawnPair, source: Corpus, seed: int) -> str:
         """A caption of the pair."""
         return pair.captions[(pair.number + self.offset) % len(pair.captions)]
 
@@ -77,8 +77,8 @@ class Caption(TextView):
 class SummaryRows(Protocol):
     """Summaries of a corpus, kept beside it."""
 
-    def check(self, fingerprint: str, /) -> None:
-        """Refuse another corpus by a ValueError."""
+    def serve(self, fingerprint: str | None, /) -> None:
+        """Refuse another corpus by a ValueError; None is a stream, whose pairs are asked for by key."""
 
     def row(self, index: int, /) -> Any:
         """The summary of a pair, a str."""
@@ -94,17 +94,17 @@ class Summary(TextView):
     def __init__(self, rows: SummaryRows | None = None) -> None:
         self.rows = rows
 
-    def check(self, source: PairSource, tokenize: Any) -> None:
+    def check(self, source: Corpus, tokenize: Any) -> None:
         """Refuse a corpus without summaries, and those of another corpus."""
         if self.rows is not None:
-            self.rows.check(source.fingerprint)
+            self.rows.serve(placed(source))
         elif not hasattr(source, "summary"):
             raise ValueError("the corpus has no summaries: write them by protoclip summarise, and add summariser=NAME")
         else:
             with suppress(UnreadableSample):
                 source.summary(0)  # a manifest may have them or not
 
-    def text(self, text: str, pair: DrawnPair, source: PairSource, seed: int) -> str:
+    def text(self, text: str, pair: DrawnPair, source: Corpus, seed: int) -> str:
         """The summary."""
         rows: Any = source
         return str(rows.summary(pair.index) if self.rows is None else self.rows.row(pair.index))
@@ -132,7 +132,7 @@ class Masked(TextView):
         self.of = of
         self.share, self.mask, self.random = share, mask, random
 
-    def check(self, source: PairSource, tokenize: Any) -> None:
+    def check(self, source: Corpus, tokenize: Any) -> None:
         """Refuse a tokenizer without a mask token."""
         if not isinstance(tokenize, Tokenizer):
             raise ValueError("a masked view asks the tokenizer for its mask token: use protoclip.tokenizer.Tokenizer")

@@ -9,7 +9,8 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from protoclip.caches import Sample
+from datamodules.sources import Corpus, PairStream
+from protoclip.caches import Numbered, Sample, key_number
 from protoclip.cli.teacher import Parts
 from protoclip.cli.translate import translate
 from protoclip.instantiate import instantiate
@@ -51,11 +52,19 @@ class PictureHashes(Hashes):
     kind = "image"
 
 
-def make(cache: TeacherCache, corpus: Sequence[Sample] = CORPUS, *, name: str = "corpus", batch_size: int = 5) -> bool:
-    """Encode a corpus in memory."""
+def make(
+    cache: TeacherCache,
+    corpus: Sequence[Sample] = CORPUS,
+    *,
+    name: str = "corpus",
+    batch_size: int = 5,
+    keys: Sequence[str] | None = None,
+) -> bool:
+    """Encode a corpus in memory; keys are numbers where none are given."""
 
-    def samples(start: int) -> Iterator[Sample]:
-        yield from corpus[start:]
+    def samples(start: int) -> Iterator[Numbered]:
+        for number in range(start, len(corpus)):
+            yield key_number(keys[number] if keys else str(number)), corpus[number]
 
     return encode_corpus(cache, samples, corpus=name, pairs=len(corpus), batch_size=batch_size)
 
@@ -87,6 +96,14 @@ def fill_caches(config: DictConfig) -> DictConfig:
     parts = instantiate(Parts, {name: data[name] for name in ("train", "teachers")}, "data")
     for cache in parts.teachers.values():
         text, cache.encoder = cache.kind == "text", Double(cache.encoder, cache.dims or DIM)
-        items = [parts.train.captions(pair) if text else [f"{pair}"] for pair in range(len(parts.train))]
-        make(cache, items, name=parts.train.fingerprint, batch_size=64)
+        pairs = _pairs(parts.train)
+        items = [captions if text else [key] for key, captions in pairs]
+        make(cache, items, name=parts.train.fingerprint, batch_size=64, keys=[key for key, _ in pairs])
     return config
+
+
+def _pairs(corpus: Corpus) -> list[tuple[str, Sequence[str]]]:
+    """Keys and captions."""
+    if isinstance(corpus, PairStream):
+        return [(raw.key, raw.captions) for raw in corpus.every(lambda _: None)]
+    return [(corpus.key(index), corpus.captions(index)) for index in range(len(corpus))]

@@ -1,16 +1,16 @@
 """What models make of each pair of a corpus, in folders: made once, and read by training."""
 
-from protoclip.caches.making import Progress, Recipe, Sample, make_cache
-from protoclip.caches.reading import CorpusCache, Origin, open_arrays, read_sidecar, refuse_other
+from protoclip.caches.keys import key_number
+from protoclip.caches.making import Numbered, Progress, Recipe, Sample, make_cache
+from protoclip.caches.reading import CorpusCache, Origin
 
 __all__ = [
     "CorpusCache",
+    "Numbered",
     "Origin",
     "Progress",
     "Recipe",
     "Sample",
+    "key_number",
     "make_cache",
-    "open_arrays",
-    "read_sidecar",
-    "refuse_other",
 ]

@@ -15,15 +15,21 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, BinaryIO, ClassVar
 
+import numpy as np
 from filelock import FileLock, Timeout
 
+from protoclip.caches.keys import write_keys
 from protoclip.caches.reading import Origin, read_facts, refuse_other
 from protoclip.files import replacing
 
 Sample = Sequence[Any] | None
 """What the model makes rows of, such as the captions of a pair or its picture alone; None: it cannot be read."""
 
+Numbered = tuple[int, Sample]
+"""The number of a pair's key, and its sample."""
+
 PROGRESS = "progress.json"
+KEYS = "keys.raw"
 COMMIT_SECONDS = 2.0
 """Work that a kill may cost: bringing every batch to the disk would hold up a fast device."""
 
@@ -79,7 +85,7 @@ class Recipe(ABC):
         refuse_other(self.folder, facts, self.identity(corpus), self.origin)
 
     @abstractmethod
-    def start(self, pairs: int) -> Mapping[str, bytes]:
+    def start(self) -> Mapping[str, bytes]:
         """The files that are appended to, and what they begin with."""
 
     @abstractmethod
@@ -92,7 +98,7 @@ class Recipe(ABC):
 
 
 def make_cache(
-    recipe: Recipe, samples: Callable[[int], Iterable[Sample]], *, corpus: str, pairs: int, batch_size: int
+    recipe: Recipe, samples: Callable[[int], Iterable[Numbered]], *, corpus: str, pairs: int | None, batch_size: int
 ) -> bool:
     """Make the cache of a corpus, or finish it.
 
@@ -100,7 +106,7 @@ def make_cache(
         recipe: where to, and by what.
         samples: the corpus from a pair on, in order.
         corpus: its fingerprint.
-        pairs: its size.
+        pairs: its size; None where only its end tells.
         batch_size: items of a batch, which is closed by the pair that fills it.
 
     Returns:
@@ -118,11 +124,13 @@ def make_cache(
             recipe.check(corpus)
             _tidy(recipe)
             return False
-        progress = _begin(recipe, corpus, pairs)
-        if progress.pairs < pairs:
+        progress = _begin(recipe, corpus)
+        if pairs is None or progress.pairs < pairs:
             _append(recipe, progress, _batches(samples(progress.pairs), batch_size))
-        assert progress.pairs == pairs, f"the corpus gave {progress.pairs} of {pairs} pairs"
-        facts = {**progress.identity, "pairs": pairs, "unreadable": progress.unreadable, **recipe.finish(progress)}
+        assert pairs in {None, progress.pairs}, f"the corpus gave {progress.pairs} of {pairs} pairs"
+        facts = {**progress.identity, "pairs": progress.pairs, "unreadable": progress.unreadable}
+        facts |= recipe.finish(progress)
+        write_keys(folder, np.fromfile(folder / KEYS, np.int64, progress.pairs))
         with replacing(finished) as file:
             file.write(json.dumps(facts, indent=2).encode() + b"\n")
         _tidy(recipe)
@@ -142,7 +150,7 @@ def _lock(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _begin(recipe: Recipe, corpus: str, pairs: int) -> Progress:
+def _begin(recipe: Recipe, corpus: str) -> Progress:
     """What there is of the cache, or a new one."""
     folder = recipe.folder
     if (folder / PROGRESS).exists():
@@ -150,10 +158,10 @@ def _begin(recipe: Recipe, corpus: str, pairs: int) -> Progress:
         recipe.refuse_other(facts.get("identity", {}), corpus)
         progress = Progress(**facts)
         lost = [name for name, size in progress.sizes.items() if _size(folder / name) < size]
-        if lost:
+        if lost or KEYS not in progress.sizes:
             raise ValueError(f"{folder} is damaged: remove it and {recipe.origin.mend}")
         return progress
-    files = recipe.start(pairs)
+    files = {**recipe.start(), KEYS: b""}
     for name, content in files.items():
         (folder / name).write_bytes(content)
     progress = Progress(recipe.identity(corpus), {name: len(content) for name, content in files.items()})
@@ -174,11 +182,11 @@ def _commit(folder: Path, progress: Progress, *files: BinaryIO) -> None:
         file.write(json.dumps(asdict(progress)).encode())
 
 
-def _batches(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
-    batch: list[Sample] = []
+def _batches(samples: Iterable[Numbered], size: int) -> Iterator[list[Numbered]]:
+    batch: list[Numbered] = []
     items = 0
-    for sample in samples:
-        batch.append(sample)
+    for number, sample in samples:
+        batch.append((number, sample))
         items += 1 if sample is None else len(sample)
         if items >= size:
             yield batch
@@ -187,14 +195,16 @@ def _batches(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
         yield batch
 
 
-def _append(recipe: Recipe, progress: Progress, batches: Iterable[list[Sample]]) -> None:
+def _append(recipe: Recipe, progress: Progress, batches: Iterable[list[Numbered]]) -> None:
     with ExitStack() as stack:
         files = {name: stack.enter_context((recipe.folder / name).open("ab")) for name in progress.sizes}
         for name, file in files.items():
             file.truncate(progress.sizes[name])  # what a killed process appended behind its last commit
         due = monotonic() + COMMIT_SECONDS
-        for batch in batches:
-            for name, data in recipe.encode(batch, progress.pairs).items():
+        for numbered in batches:
+            numbers, batch = zip(*numbered, strict=True)
+            keys = np.array(numbers, np.int64).tobytes()
+            for name, data in {**recipe.encode(batch, progress.pairs), KEYS: keys}.items():
                 files[name].write(data)
                 progress.sizes[name] += len(data)
             progress.pairs += len(batch)
@@ -206,5 +216,5 @@ def _append(recipe: Recipe, progress: Progress, batches: Iterable[list[Sample]])
 
 
 def _tidy(recipe: Recipe) -> None:
-    for name in (PROGRESS, *recipe.scratch):
+    for name in (PROGRESS, KEYS, *recipe.scratch):
         (recipe.folder / name).unlink(missing_ok=True)

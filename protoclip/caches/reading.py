@@ -11,6 +11,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from protoclip.caches.keys import KEYS, find_keys
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -46,19 +48,35 @@ class CorpusCache(ABC):
 
     Attributes:
         origin: its command, option and sidecar.
+        by_key: whether pairs are asked for by the numbers of their keys, and not by their places in the corpus.
     """
 
     origin: ClassVar[Origin]
 
     def __init__(self, folder: str, made_by: Mapping[str, Any] | None = None) -> None:
         self.folder = folder
+        self.by_key = False
         self._made_by = dict(made_by or {})
         self._arrays: list[NDArray[Any]] | None = None
 
     @property
     def facts(self) -> dict[str, Any]:
         """What the sidecar says. Raises ValueError like ``check``, but for the corpus."""
-        return read_sidecar(Path(self.folder), self.origin, f"the cache {self.folder}")
+        facts = read_sidecar(Path(self.folder), self.origin, self._called)
+        refuse_other(Path(self.folder), facts, self._made_by, self.origin)
+        return facts
+
+    @property
+    def _called(self) -> str:
+        return f"the cache {self.folder}"
+
+    def identity(self, corpus: str) -> dict[str, Any]:
+        """What the cache of a corpus depends on.
+
+        Args:
+            corpus: its fingerprint.
+        """
+        return {**self._made_by, "corpus": corpus}
 
     @property
     def fingerprint(self) -> str:
@@ -75,9 +93,34 @@ class CorpusCache(ABC):
         Raises:
             ValueError: it is missing, unfinished, damaged, of another corpus or of other settings.
         """
-        identity = {**self._made_by, "corpus": source_fingerprint}
-        refuse_other(Path(self.folder), self.facts, identity, self.origin)
+        refuse_other(Path(self.folder), self.facts, self.identity(source_fingerprint), self.origin)
         self._open()
+
+    def serve(self, source_fingerprint: str | None) -> None:
+        """Serve a corpus; or a stream, whose pairs are found by their keys, whatever corpus the cache was made of.
+
+        Args:
+            source_fingerprint: of the corpus; None for a stream.
+
+        Raises:
+            ValueError: as ``check``; of a stream, but for the corpus.
+        """
+        self.by_key, self._arrays = source_fingerprint is None, None
+        self.check(self.facts["corpus"] if source_fingerprint is None else source_fingerprint)
+
+    def pairs(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Pairs of the cache [n], by their places in the corpus or by the numbers of their keys [n].
+
+        Raises:
+            ValueError: a key is not in the cache.
+        """
+        if not self.by_key:
+            return indices
+        try:
+            return find_keys(self._open()[-1], indices)
+        except KeyError as error:
+            told = f"the cache {self.folder} lacks a pair of the stream, the key of number {error}"
+            raise ValueError(f"{told}: {self.origin.elsewhere}") from error
 
     @abstractmethod
     def shapes(self, facts: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -85,7 +128,11 @@ class CorpusCache(ABC):
 
     def _open(self) -> list[NDArray[Any]]:
         if self._arrays is None:
-            self._arrays = open_arrays(Path(self.folder), self.shapes(self.facts), self.origin)
+            facts = self.facts
+            shapes = dict(self.shapes(facts))
+            if self.by_key:
+                shapes[KEYS] = (2, facts["pairs"])
+            self._arrays = open_arrays(Path(self.folder), shapes, self.origin)
         return self._arrays
 
     def __getstate__(self) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from pytorch_lightning.callbacks import Callback
 
 from callbacks.prototype_refresh import PrototypeRefresh
 from datamodules.datamodule import ImageTextDataModule
-from datamodules.episodes import episode_count, local_batch_size
-from datamodules.sources import Pictures
+from datamodules.episodes import episode_count
+from datamodules.sources import PairStream, Pictures
 from datamodules.text_views import Masked
 from protoclip.cli.explain import explain
 from protoclip.cli.translate import origin, place, translate
@@ -129,7 +129,7 @@ def check_views(module: ImageTextPretraining, datamodule: ImageTextDataModule) -
     if entrance is not None and not read:
         raise ValueError("no term reads regions: set towers.roi_dim=null")
     for name in read:
-        dim = dataset.region_views[name].dim(datamodule.train)
+        dim = dataset.region_views[name].dim(datamodule.corpus)
         if entrance is None or entrance.projection.in_features != dim:
             raise ValueError(f"the view {name!r} has {dim} numbers for a box: set towers.roi_dim={dim}")
 
@@ -201,7 +201,7 @@ def prepare_processes(trainer: pl.Trainer, datamodule: ImageTextDataModule) -> N
     Raises:
         ValueError: a batch that does not divide by the devices, or a sweep of several devices.
     """
-    local_batch_size(datamodule.batch_size, trainer.world_size)
+    datamodule.check_processes(trainer.world_size)
     if trainer.world_size > 1:
         if HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
             raise ValueError("a sweep runs one process per job: set trainer.devices=1, or start each job by torchrun")
@@ -232,7 +232,7 @@ def find_run(config: DictConfig, datamodule: ImageTextDataModule, extra: Mapping
         datamodule: its datamodule, or another one that came of options beside the config.
         extra: whatever else decides the result.
     """
-    sources: dict[str, Pictures] = {"train": datamodule.train}
+    sources: dict[str, Pictures | PairStream] = {"train": datamodule.corpus}
     sources |= {f"validation/{name}": pictures for name, pictures in datamodule.validation.items()}
     sources |= {f"test/{name}": pictures for name, pictures in datamodule.test.items()}
     config.run_dir = ""

@@ -128,7 +128,7 @@ class Experiment:
             files["config.yaml"] = self.config
         self.run.describe(
             files,
-            manifest=self.datamodule.train.fingerprint,
+            manifest=self.datamodule.corpus.fingerprint,
             seed=self.settings["seed_everything"],
             episodes=self.trainer.max_epochs,
         )
@@ -214,7 +214,7 @@ class Experiment:
                 model=run["towers"],
                 method=run["method"],
                 seed=self.settings["seed_everything"],
-                data={"name": run["corpus"], "fingerprint": self.datamodule.train.fingerprint},
+                data={"name": run["corpus"], "fingerprint": self.datamodule.corpus.fingerprint},
                 task=task,
                 metrics=dict(result.metrics),
                 counts=result.counts,

@@ -8,10 +8,9 @@ from rich.console import Console
 from torch import Tensor
 
 from datamodules.region_cache import RegionCache, make_regions
-from datamodules.sources import PairSource
 from protoclip.caches import Sample
 from protoclip.cli.compose import compose_config
-from protoclip.cli.corpus import corpus_samples, section, training_pairs
+from protoclip.cli.corpus import CorpusPair, corpus_samples, corpus_size, section, training_pairs
 from protoclip.detector import Detector
 from protoclip.ranges import PositiveInt
 
@@ -58,7 +57,7 @@ def detect_regions(words: Sequence[str]) -> None:
         settings.model,
         samples,
         corpus=source.fingerprint,
-        pairs=len(source),
+        pairs=corpus_size(source),
         batch_size=settings.batch_size,
     )
     if not made:
@@ -70,9 +69,9 @@ def detect_regions(words: Sequence[str]) -> None:
     console.print(f"{settings.folder}: {told}; {none}", soft_wrap=True)
 
 
-def _picture(source: PairSource, index: int) -> Sample:
+def _picture(pair: CorpusPair) -> Sample:
     """The picture of a pair: an array, since each tensor would hold a file open on its way from a worker."""
-    picture = source.image(index)
+    picture = pair.image()
     if isinstance(picture, Tensor):
         return [picture.numpy()]
     return [np.array(picture).transpose(2, 0, 1)]

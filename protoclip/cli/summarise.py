@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from datamodules.sources import PairSource
 from datamodules.summary_cache import SummaryCache, make_summaries
 from protoclip.caches import Sample
 from protoclip.cli.compose import compose_config
-from protoclip.cli.corpus import corpus_samples, section, training_pairs
+from protoclip.cli.corpus import CorpusPair, corpus_samples, corpus_size, section, training_pairs
 from protoclip.ranges import PositiveInt
 from protoclip.summarisers import Summariser
 
@@ -54,7 +53,7 @@ def summarise(words: Sequence[str]) -> None:
         settings.model,
         samples,
         corpus=source.fingerprint,
-        pairs=len(source),
+        pairs=corpus_size(source),
         batch_size=settings.batch_size,
     )
     if not made:
@@ -65,6 +64,6 @@ def summarise(words: Sequence[str]) -> None:
     console.print(f"{settings.folder}: {told}", soft_wrap=True)
 
 
-def _caption(source: PairSource, index: int) -> Sample:
+def _caption(pair: CorpusPair) -> Sample:
     """The first caption of a pair."""
-    return [source.captions(index)[0]]
+    return [pair.captions()[0]]

@@ -6,10 +6,10 @@ from functools import partial
 
 from rich.console import Console
 
-from datamodules.sources import PairSource
+from datamodules.sources import Corpus
 from protoclip.caches import Sample
 from protoclip.cli.compose import compose_config
-from protoclip.cli.corpus import built, corpus_samples
+from protoclip.cli.corpus import CorpusPair, built, corpus_samples, corpus_size
 from protoclip.cli.translate import translate
 from protoclip.ranges import PositiveInt
 from protoclip.teachers import Encoder, TeacherCache
@@ -25,7 +25,7 @@ class Parts:
         teachers: caches by name.
     """
 
-    train: PairSource
+    train: Corpus
     teachers: dict[str, TeacherCache]
 
 
@@ -59,11 +59,11 @@ def make_caches(words: Sequence[str]) -> None:
         _make_cache(cache, parts.train, settings.batch_size, config.num_workers)
 
 
-def _make_cache(cache: TeacherCache, source: PairSource, batch_size: int, workers: int) -> None:
+def _make_cache(cache: TeacherCache, source: Corpus, batch_size: int, workers: int) -> None:
     console = Console()
     prepare = partial(_prepared, cache.encoder)
     samples = corpus_samples(source, prepare, f"encoding by {cache.name}", workers, console)
-    encoded = encode_corpus(cache, samples, corpus=source.fingerprint, pairs=len(source), batch_size=batch_size)
+    encoded = encode_corpus(cache, samples, corpus=source.fingerprint, pairs=corpus_size(source), batch_size=batch_size)
     facts = cache.facts
     if not encoded:
         console.print(f"{cache.folder} is finished: nothing to do", soft_wrap=True)
@@ -75,7 +75,7 @@ def _make_cache(cache: TeacherCache, source: PairSource, batch_size: int, worker
     )
 
 
-def _prepared(encoder: Encoder, source: PairSource, index: int) -> Sample:
+def _prepared(encoder: Encoder, pair: CorpusPair) -> Sample:
     """The captions, or the picture, of a pair."""
-    items = source.captions(index) if encoder.kind == "text" else [source.image(index)]
+    items = pair.captions() if encoder.kind == "text" else [pair.image()]
     return [encoder.prepare(item) for item in items]

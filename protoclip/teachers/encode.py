@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from protoclip.caches import Progress, Recipe, Sample, make_cache
+from protoclip.caches import Numbered, Progress, Recipe, Sample, make_cache
 from protoclip.files import replacing
 from protoclip.teachers.cache import FEATURES, FIRST, ORIGIN, TeacherCache
 from protoclip.teachers.pca import fit_pca
@@ -20,7 +20,12 @@ LIBRARIES = ("numpy", "open_clip_torch", "timm", "torch", "transformers")
 
 
 def encode_corpus(
-    cache: TeacherCache, samples: Callable[[int], Iterable[Sample]], *, corpus: str, pairs: int, batch_size: int
+    cache: TeacherCache,
+    samples: Callable[[int], Iterable[Numbered]],
+    *,
+    corpus: str,
+    pairs: int | None,
+    batch_size: int,
 ) -> bool:
     """Make the cache of a corpus, or finish it.
 
@@ -28,7 +33,7 @@ def encode_corpus(
         cache: where to, and of what encoder.
         samples: the corpus from a pair on, in order.
         corpus: its fingerprint.
-        pairs: its size.
+        pairs: its size; None where only its end tells.
         batch_size: rows of a batch, which is closed by the pair that fills it.
 
     Returns:
@@ -64,7 +69,7 @@ class _Features(Recipe):
     def check(self, corpus: str) -> None:
         self.cache.check(corpus)
 
-    def start(self, pairs: int) -> Mapping[str, bytes]:
+    def start(self) -> Mapping[str, bytes]:
         return {RAW: b"", COUNTS: b""}
 
     def encode(self, batch: Sequence[Sample], pair: int) -> Mapping[str, bytes]:

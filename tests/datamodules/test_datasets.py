@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, default_collate
 from datamodules.datasets import EpisodeDataset, EvaluationDataset, collate_evaluation
 from datamodules.episodes import EpisodePlan, EpisodeSampler, SampleKey
 from datamodules.region_view import Regions
-from datamodules.sources import PairSource, Pictures, UnreadableSample
+from datamodules.sources import Corpus, PairSource, Pictures, UnreadableSample
 from datamodules.text_views import Caption, DrawnPair, TextView
 from datamodules.views import Augmentation, evaluation_transform
 from protoclip.seeds import derive_seed
@@ -140,11 +140,11 @@ class Counting(TextView):
         self.of = of
         self.calls = 0
 
-    def check(self, source: PairSource, tokenize: object) -> None:
+    def check(self, source: Corpus, tokenize: object) -> None:
         if "broken" in source.fingerprint:
             raise ValueError("the corpus is broken: mend it")
 
-    def text(self, text: str, pair: DrawnPair, source: PairSource, seed: int) -> str:
+    def text(self, text: str, pair: DrawnPair, source: Corpus, seed: int) -> str:
         self.calls += 1
         return f"{text}.{seed % 1000:03d}"
 
@@ -163,11 +163,11 @@ class Boxes(Regions):
         super().__init__(boxes=2)
         self.calls = 0
 
-    def check(self, source: PairSource) -> None:
+    def check(self, source: Corpus) -> None:
         if "broken" in source.fingerprint:
             raise ValueError("the corpus is broken: mend it")
 
-    def __call__(self, source: PairSource, index: int) -> Tensor:
+    def __call__(self, source: Corpus, index: int) -> Tensor:
         self.calls += 1
         return torch.full((2, 3), float(index))
 

@@ -177,7 +177,7 @@ def test_workers_give_the_same_batches(source: str, request: pytest.FixtureReque
     def batches(workers: int) -> Iterator[dict[str, Tensor]]:
         datamodule = build(tiny_config(tmp_path, "clip", *words(manifest, f"num_workers={workers}"))).datamodule
         if source == "shards":
-            datamodule.dataset.source = request.getfixturevalue("shards")
+            datamodule.dataset.corpus = request.getfixturevalue("shards")
         yield from datamodule.train_dataloader()
         yield from datamodule.extraction_dataloader(0)
 

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from datamodules.region_cache import RegionCache, make_regions
-from protoclip.caches import Sample, making
+from protoclip.caches import Numbered, Sample, key_number, making
 from protoclip.detector import Detector
 from tests.dying import content, dies_at
 
@@ -33,8 +33,9 @@ class Means(Detector):
 
 
 def make(folder: Path, **settings: Any) -> bool:
-    def samples(start: int) -> Iterator[Sample]:
-        yield from PICTURES[start:]
+    def samples(start: int) -> Iterator[Numbered]:
+        for number in range(start, len(PICTURES)):
+            yield key_number(str(number)), PICTURES[number]
 
     detector = Means("means", weights=None, boxes=3, **settings)
     return make_regions(str(folder), detector, samples, corpus="corpus", pairs=len(PICTURES), batch_size=2)
@@ -53,7 +54,7 @@ def test_rows_are_the_regions_of_their_pictures(tmp_path: Path) -> None:
     facts = cache.facts
     assert facts["detector"]["weights"] == "untrained"
     assert (facts["regions"], facts["without_regions"], facts["unreadable"]) == (10, 2, 1)
-    assert set(content(tmp_path)) == {"regions.npy", "regions.json"}
+    assert set(content(tmp_path)) == {"regions.npy", "regions.json", "keys.npy"}
     assert not make(tmp_path)
 
 

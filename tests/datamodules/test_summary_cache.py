@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from datamodules.summary_cache import SummaryCache, make_summaries
-from protoclip.caches import Sample, making
+from protoclip.caches import Numbered, Sample, key_number, making
 from protoclip.summarisers import Lead, Seq2Seq
 from tests.dying import content, dies_at
 from tests.tiny_t5 import save_tiny_t5
@@ -20,8 +20,9 @@ CAPTIONS: list[Sample] = [["a red dog"], ["the blue\nsky  häuser"], None, ["¡o
 def make(folder: Path, summariser: Any = None, captions: Sequence[Sample] = CAPTIONS, size: int = 2) -> bool:
     """Summarise captions in memory, by the first two words where nothing else is asked for."""
 
-    def samples(start: int) -> Iterator[Sample]:
-        yield from captions[start:]
+    def samples(start: int) -> Iterator[Numbered]:
+        for number in range(start, len(captions)):
+            yield key_number(str(number)), captions[number]
 
     shortest = summariser or Lead(2)
     return make_summaries(str(folder), shortest, samples, corpus="corpus", pairs=len(captions), batch_size=size)
@@ -36,7 +37,7 @@ def test_rows_are_the_summaries_of_their_pairs(tmp_path: Path) -> None:
     facts = json.loads((tmp_path / "summaries.json").read_text())
     assert facts["summariser"] == {"library": None, "name": "lead", "words": 2}
     assert (facts["pairs"], facts["unreadable"], facts["corpus"]) == (5, 1, "corpus")
-    assert set(content(tmp_path)) == {"summaries.txt", "summaries.json", "bounds.npy"}
+    assert set(content(tmp_path)) == {"summaries.txt", "summaries.json", "bounds.npy", "keys.npy"}
     assert not make(tmp_path)
 
 

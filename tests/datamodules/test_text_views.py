@@ -27,7 +27,7 @@ class Summed(Photos):
 class Rows:
     """Summaries kept beside a corpus."""
 
-    def check(self, fingerprint: str) -> None:
+    def serve(self, fingerprint: str | None) -> None:
         if fingerprint != "photos":
             raise ValueError("the summaries are of another corpus: write them anew")
 

@@ -8,9 +8,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from protoclip.caches import Origin, Progress, Recipe, Sample, making
+from protoclip.caches import Numbered, Origin, Progress, Recipe, Sample, key_number, making
 from protoclip.caches.making import make_cache
 from tests.dying import content, dies_at
 
@@ -35,8 +36,8 @@ class Upper(Recipe):
     def identity(self, corpus: str) -> dict[str, Any]:
         return {"mark": {"is": self.mark}, "corpus": corpus}
 
-    def start(self, pairs: int) -> Mapping[str, bytes]:
-        return {"letters.txt": b"%d:" % pairs, "notes.raw": b""}
+    def start(self) -> Mapping[str, bytes]:
+        return {"letters.txt": b">", "notes.raw": b""}
 
     def encode(self, batch: Sequence[Sample], pair: int) -> Mapping[str, bytes]:
         self.batches.append((pair, len(batch)))
@@ -47,14 +48,15 @@ class Upper(Recipe):
         return {"notes": len((self.folder / "notes.raw").read_bytes())}
 
 
-def make(folder: Path, mark: str = "!", corpus: str = "letters") -> Upper | None:
+def make(folder: Path, mark: str = "!", corpus: str = "letters", pairs: int | None = len(SAMPLES)) -> Upper | None:
     """Make the cache; None where it was finished."""
 
-    def samples(start: int) -> Iterator[Sample]:
-        yield from SAMPLES[start:]
+    def samples(start: int) -> Iterator[Numbered]:
+        for number in range(start, len(SAMPLES)):
+            yield key_number(str(number)), SAMPLES[number]
 
     recipe = Upper(folder, mark)
-    made = make_cache(recipe, samples, corpus=corpus, pairs=len(SAMPLES), batch_size=2)
+    made = make_cache(recipe, samples, corpus=corpus, pairs=pairs, batch_size=2)
     return recipe if made else None
 
 
@@ -62,10 +64,10 @@ def test_batches_of_whole_pairs_are_appended_to_what_a_file_begins_with(tmp_path
     recipe = make(tmp_path)
     assert recipe is not None
     assert recipe.batches == [(0, 1), (1, 2), (3, 2), (5, 1)]
-    assert (tmp_path / "letters.txt").read_text() == "6:AB!C.!DEFG!H!"
+    assert (tmp_path / "letters.txt").read_text() == ">AB!C.!DEFG!H!"
     facts = json.loads((tmp_path / "shout.json").read_text())
     assert facts == {"mark": {"is": "!"}, "corpus": "letters", "pairs": 6, "unreadable": 1, "notes": 6}
-    assert set(content(tmp_path)) == {"letters.txt", "shout.json"}
+    assert set(content(tmp_path)) == {"letters.txt", "keys.npy", "shout.json"}
     assert make(tmp_path) is None
 
 
@@ -115,3 +117,18 @@ def test_another_cache_is_left_as_it_is(finished: bool, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=rf"is of another corpus: {mend}"):
         make(tmp_path, corpus="digits")
     assert content(tmp_path) == before
+
+
+def test_a_corpus_may_tell_its_size_by_its_end(tmp_path: Path) -> None:
+    make(tmp_path / "known")
+    make(tmp_path / "unknown", pairs=None)
+    assert content(tmp_path / "known") == content(tmp_path / "unknown")
+
+
+def test_keys_are_kept_in_order_with_their_pairs(tmp_path: Path) -> None:
+    make(tmp_path)
+    table = np.load(tmp_path / "keys.npy")
+    numbers = [key_number(str(number)) for number in range(len(SAMPLES))]
+    assert table[0].tolist() == sorted(numbers)
+    assert [numbers[pair] for pair in table[1]] == sorted(numbers)
+    assert not (tmp_path / "keys.raw").exists()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from protoclip.caches import CorpusCache, Origin
+from protoclip.caches.keys import write_keys
 
 MEND = "run protoclip count with the same words$"
 
@@ -23,7 +24,7 @@ class Numbers(CorpusCache):
         return {"numbers.npy": (facts["pairs"],)}
 
     def row(self, index: int) -> int:
-        return int(self._open()[0][index])
+        return int(self._open()[0][self.pairs(np.array([index]))[0]])
 
 
 def write(folder: Path, corpus: str = "corpus", sha256: str = "of the array") -> Numbers:
@@ -66,3 +67,17 @@ def test_a_cache_that_does_not_serve_is_refused_in_one_line(tmp_path: Path) -> N
     (tmp_path / "cache" / "count.json").write_text("{")
     with pytest.raises(ValueError, match=r"count\.json is damaged: remove the folder"):
         cache.check("corpus")
+
+
+def test_a_stream_is_served_by_key_whatever_corpus_the_cache_is_of(tmp_path: Path) -> None:
+    cache = write(tmp_path)
+    with pytest.raises(ValueError, match=rf"is damaged \(.*keys\.npy.*\): remove it .*{MEND}"):
+        cache.serve(None)
+    write_keys(tmp_path, 5000 - np.arange(1000))
+    cache.serve(None)
+    assert cache.row(4990) == 10
+    assert pickle.loads(pickle.dumps(cache)).row(4990) == 10
+    with pytest.raises(ValueError, match=r"lacks a pair of the stream, the key of number 10: choose another folder"):
+        cache.row(10)
+    cache.serve("corpus")
+    assert cache.row(10) == 10

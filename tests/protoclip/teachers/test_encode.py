@@ -88,7 +88,7 @@ def test_files_are_plain_arrays(tmp_path: Path) -> None:
     first = np.load(tmp_path / FIRST, allow_pickle=False)
     assert first.dtype == np.int64
     assert first.tolist() == [0, *np.cumsum([len(captions) for captions in CORPUS])]
-    assert {file.name for file in tmp_path.iterdir()} <= {FEATURES, FIRST, SIDECAR, ".lock"}
+    assert {file.name for file in tmp_path.iterdir()} <= {FEATURES, FIRST, SIDECAR, "keys.npy", ".lock"}
 
 
 @pytest.mark.parametrize("finished", [True, False])

@@ -1,0 +1,92 @@
+"""Shards on the local disk or elsewhere: what patterns stand for, and how a shard is opened to be read forwards."""
+
+import gzip
+import io
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import fsspec
+from braceexpand import braceexpand
+
+from datamodules.locations import matching_files
+
+_PIPE = "pipe:"
+
+
+def shard_urls(shards: str | Path | Sequence[str | Path]) -> list[str]:
+    """Shards of one or more paths, globs, brace patterns, ``pipe:`` commands and URLs that fsspec opens.
+
+    Local ones come first, in the order of their names.
+
+    Raises:
+        ValueError: nothing on the local disk matches, or a shard is listed twice.
+    """
+    given = [str(shard) for shard in ([shards] if isinstance(shards, str | Path) else shards)]
+    local = [pattern for pattern in given if not _is_url(pattern)]
+    urls = [str(file.absolute()) for file in matching_files(local)] if local or not given else []
+    urls += [url for pattern in given if _is_url(pattern) for url in braceexpand(pattern)]
+    if len(set(urls)) < len(urls):
+        twice = next(url for url in urls if urls.count(url) > 1)
+        raise ValueError(f"{twice} is listed twice: let each pattern match other shards")
+    return urls
+
+
+def shard_name(url: str) -> str:
+    """The file name of a shard, by which its samples are called wherever it lies."""
+    return url.partition("?")[0].rpartition("/")[2].rstrip("'\"")
+
+
+def open_shard(url: str) -> BinaryIO:
+    """A shard's bytes, inflated where its name ends in ``.gz``.
+
+    Raises:
+        OSError: it cannot be opened; a later one from reading: it cannot be read to its end.
+        ValueError: a package is missing for its protocol.
+    """
+    file = _open(url)
+    return cast(BinaryIO, gzip.GzipFile(fileobj=file)) if shard_name(url).endswith(".gz") else file
+
+
+def _is_url(shard: str) -> bool:
+    return shard.startswith(_PIPE) or "://" in shard
+
+
+def _open(url: str) -> BinaryIO:
+    if url.startswith(_PIPE):
+        return cast(BinaryIO, io.BufferedReader(_Pipe(url.removeprefix(_PIPE))))
+    if not _is_url(url):
+        return Path(url).open("rb")
+    try:
+        return cast(BinaryIO, fsspec.open(url, "rb").open())
+    except ImportError as error:
+        raise ValueError(f"{url}: {error}") from error
+
+
+class _Pipe(io.RawIOBase):
+    """What a shell command writes; a command that fails is an OSError at the end of the file."""
+
+    def __init__(self, command: str) -> None:
+        # The shell is what users write such URLs for
+        self._process = subprocess.Popen(command, shell=True, stdout=subprocess.PIPE, bufsize=0)
+        self._command = command
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        assert self._process.stdout is not None
+        data = self._process.stdout.read(len(buffer))
+        if not data and (code := self._process.wait()):
+            raise OSError(f"{self._command} ended with exit code {code}")
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        """Leave off; a command that still writes ends by it."""
+        if not self.closed:
+            assert self._process.stdout is not None
+            self._process.stdout.close()
+            self._process.wait()
+        super().close()

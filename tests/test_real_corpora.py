@@ -1,0 +1,145 @@
+"""One corpus as a manifest, as indexed shards and as a stream: the same pairs, and runs that resume and divide."""
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from datamodules.shards import ShardPairs
+from protoclip.caches import key_number
+from protoclip.cli.build import build_datamodule
+from protoclip.terms import teacher_view
+from tests.conftest import Compose
+from tests.gloo import Pool
+from tests.streams import indexed, streamed, write_corpus
+from tests.teachers import fill_caches
+from tests.test_ddp import Seen, trained
+from tests.test_resume import Recorder, assert_equal, run, state
+
+DATA = os.environ.get("PROTOCLIP_DATA", "")
+
+
+def as_manifest(source: ShardPairs, folder: Path) -> tuple[str, ...]:
+    """Overrides that read the same pairs from a manifest of their files."""
+    rows = []
+    folder.mkdir()
+    for index in range(len(source)):
+        file = folder / f"{index:05d}.jpg"
+        file.write_bytes(source.encoded(index))
+        rows += [(file.name, caption) for caption in source.captions(index)]
+    pd.DataFrame(rows, columns=["filepath", "title"]).to_csv(folder / "pairs.tsv", sep="\t", index=False)
+    source_of_it = f"{{_target_: datamodules.manifests.ManifestPairs, path: '{folder}/pairs.tsv'}}"
+    return ("~data.train", f"+data.train={source_of_it}")
+
+
+def losses_and_pairs(found: Recorder) -> tuple[torch.Tensor, list[int]]:
+    return torch.stack(found.losses), [index for _, _, index in found.samples]
+
+
+@pytest.mark.skipif(not DATA, reason="needs PROTOCLIP_DATA")
+def test_flickr8k_three_ways(compose_tiny: Compose, tmp_path: Path) -> None:
+    shards = f"{DATA}/flickr8k/flickr8k-train-*.tar"
+    source = ShardPairs(shards)
+    assert len(source) == 2800
+    small: tuple[str, ...] = ("episode.size=2800", "episode.draw=partition", "batch_size=400", "run.episodes=2")
+    small += ("prototype.images_per_prototype=100", "prototype.kmeans.iterations=1", "prototype.warmup_episodes=1")
+    ways: dict[str, tuple[str, ...]] = {
+        "manifest": as_manifest(source, tmp_path / "files"),
+        "indexed": indexed(shards),
+        "stream": (*streamed(shards, lanes=4, shuffle=256), "episode.draw=independent"),
+    }
+    found = {}
+    for name, words in ways.items():
+        seen, _ = run(compose_tiny("protoclip", *small, *words, runs=tmp_path / name))
+        found[name] = losses_and_pairs(seen)
+    assert torch.equal(found["manifest"][0], found["indexed"][0])
+    assert found["manifest"][1] == found["indexed"][1]
+    names = {key_number(source.key(index)): index for index in range(len(source))}
+    for episode in range(2):
+        part = slice(2800 * episode, 2800 * (episode + 1))
+        of_index, of_stream = Counter(found["indexed"][1][part]), Counter(names[n] for n in found["stream"][1][part])
+        assert of_index == of_stream == Counter(range(2800))
+
+
+@pytest.mark.parametrize(("method", "workers"), [("clip", 0), ("protoclip", 0), ("protoclip", 2)])
+@pytest.mark.parametrize("refresh_every", [1, 2])
+def test_a_stream_resumes_exactly(
+    compose_tiny: Compose, tmp_path: Path, method: str, workers: int, refresh_every: int
+) -> None:
+    pattern = write_corpus(tmp_path / "corpus", broken=(3, 40))
+    words = streamed(pattern, "run.episodes=4", f"episode.refresh_every={refresh_every}", "data.max_faults=0.5")
+    whole, last = run(compose_tiny(method, *words, runs=tmp_path / "whole"))
+    words += (f"num_workers={workers}",)
+    for stop in (1, 3) if workers == 0 else (3,):
+        runs = tmp_path / f"stopped_{stop}"
+        first, checkpoint = run(compose_tiny(method, *words, runs=runs), stop_after=stop)
+        second, resumed = run(compose_tiny(method, *words, runs=runs), resume=checkpoint)
+        assert first.samples + second.samples == whole.samples
+        assert torch.equal(torch.stack(first.losses + second.losses), torch.stack(whole.losses))
+        assert_equal(state(resumed), state(last))
+
+
+def of_stream(runs: Path, pattern: str, *words: str) -> Seen:
+    return trained(runs, "protoclip", *streamed(pattern, "data.max_faults=0.5", *words))
+
+
+@pytest.mark.parametrize("refresh_every", [1, 2])
+def test_two_processes_follow_one(pool: Pool, tmp_path: Path, refresh_every: int) -> None:
+    pattern = write_corpus(tmp_path / "corpus", broken=(3, 40))
+    words = (f"episode.refresh_every={refresh_every}", "prototype.warmup_episodes=0")
+    one = of_stream(tmp_path / "one", pattern, *words)
+    first, second = pool(of_stream, tmp_path / "two", pattern, *words)
+    for together, left, right in zip(one.positions, first.positions, second.positions, strict=True):
+        assert sorted([*left, *right]) == sorted(together)
+    means = [sum(pair) / 2 for pair in zip(first.losses, second.losses, strict=True)]
+    assert means == pytest.approx(one.losses, rel=1e-9)
+    for name, value in one.state.items():
+        assert torch.equal(first.state[name], second.state[name]), name
+        torch.testing.assert_close(first.state[name], value, rtol=1e-6, atol=1e-9, msg=name)
+
+
+def test_options_that_a_stream_cannot_have(compose_tiny: Compose, tmp_path: Path) -> None:
+    pattern = write_corpus(tmp_path / "corpus")
+    for word, told in (
+        ("episode.draw=partition", r"set episode\.replacement=false and episode\.draw=independent"),
+        ("episode.replacement=true", r"set episode\.replacement=false and episode\.draw=independent"),
+        ("prototype.features=recorded", r"set prototype\.features=fresh"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            run(compose_tiny("protoclip", *streamed(pattern), word, runs=tmp_path / "runs"))
+    words = ("run.episodes=null", "run.epochs=2")
+    with pytest.raises(ValueError, match=r"set run\.epochs=null and run\.episodes"):
+        run(compose_tiny("clip", *streamed(pattern), *words, runs=tmp_path / "runs"))
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("made_of", [streamed, indexed], ids=["stream", "shards"])
+def test_a_stream_finds_what_its_teacher_gave_by_key(
+    compose_tiny: Compose, tmp_path: Path, made_of: Callable[[str], tuple[str, ...]]
+) -> None:
+    pattern = write_corpus(tmp_path / "corpus", broken=(3,))
+    words: tuple[str, ...] = (
+        "teacher=minilm",
+        "teachers.minilm.dims=6",
+        "distillation=affinity",
+        f"teacher.cache={tmp_path}/cache",
+    )
+    words += ("prototype.warmup_episodes=0", "data.max_faults=0.5")
+    source = build_datamodule(fill_caches(compose_tiny("protoclip", *made_of(pattern), *words)))
+    cache = source.teachers["minilm"]
+    places = ShardPairs(pattern, cache_dir=tmp_path / "index")
+    numbers = {key_number(places.key(index)): index for index in range(len(places))}
+    config = compose_tiny("protoclip", *streamed(pattern), *words, runs=tmp_path / "runs")
+    for batch in build_datamodule(config).train_dataloader():
+        rows = [numbers[number] for number in batch["index"].tolist()]
+        first = np.cumsum([0, *(len(places.captions(index)) for index in range(len(places)))])
+        expected = cache.features[first[rows] + batch["caption"].numpy()]
+        assert np.array_equal(batch[teacher_view("minilm")].numpy(), expected)
+    seen, last = run(config)
+    assert bool(torch.isfinite(torch.stack(seen.losses)).all())
+    assert "banks.minilm.image.labels" in state(last)["state_dict"]
