@@ -13,7 +13,7 @@ from datamodules.datasets import BatchShare, EpisodeDataset, EvaluationDataset, 
 from datamodules.episodes import EpisodePlan, EpisodeSampler, local_batch_size
 from datamodules.faults import FaultCounter
 from datamodules.region_view import Regions
-from datamodules.sources import PairSource, Pictures
+from datamodules.sources import FaultKind, PairSource, Pictures
 from datamodules.text_views import TextView
 from datamodules.views import MEAN, STD, PictureTransform, evaluation_transform
 from protoclip.module import ImageTextPretraining
@@ -200,9 +200,9 @@ class ImageTextDataModule(pl.LightningDataModule):
         return DataLoader(dataset, num_workers=workers, persistent_workers=persistent and workers > 0, **options)
 
     @property
-    def faults(self) -> dict[str, int]:
-        """How many pairs of the corpus could not be read so far, and how many samples were replaced for that."""
-        return self._faults.counts
+    def faults(self) -> dict[FaultKind, int]:
+        """How many samples were replaced so far, or passed over by a stream, by what was wrong with them."""
+        return dict(self._faults.counts)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Count the replaced samples of a batch; the one data hook that both passes and no worker go through."""
