@@ -13,7 +13,7 @@ from datamodules.datasets import BatchShare, EpisodeDataset, EvaluationDataset, 
 from datamodules.episodes import EpisodePlan, EpisodeSampler, local_batch_size
 from datamodules.faults import FaultCounter
 from datamodules.region_view import Regions
-from datamodules.sources import CURSOR_WIDTH, Corpus, PairSource, PairStream, Pictures, placed
+from datamodules.sources import CURSOR_WIDTH, Corpus, FaultKind, PairSource, PairStream, Pictures, placed
 from datamodules.stream_loader import Batch, Pass, StreamLoader, StreamParts, Ties, check_lanes
 from datamodules.text_views import TextView
 from datamodules.views import MEAN, STD, PictureTransform, evaluation_transform
@@ -260,9 +260,9 @@ class ImageTextDataModule(pl.LightningDataModule):
             check_lanes(self.stream.lanes, world, self.num_workers)
 
     @property
-    def faults(self) -> dict[str, int]:
-        """How many pairs of the corpus could not be read so far, and how many samples were replaced for that."""
-        return self._faults.counts
+    def faults(self) -> dict[FaultKind, int]:
+        """How many samples were replaced so far, or passed over by a stream, by what was wrong with them."""
+        return dict(self._faults.counts)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Count the replaced samples of a batch; the one data hook that both passes and no worker go through."""

@@ -1,130 +1,25 @@
-"""Random access to WebDataset shards through an index that is built once and cached, as pairs or as a labelled set.
+"""WebDataset shards as pairs or as a labelled set, by random access through an index that is built once and cached.
 
-A shard is a tar of files KEY.EXTENSION; the files of one key are a sample. Keys and extensions are WebDataset's: a key
-ends at the first dot of the file name, extensions are lower case.
+A shard is a tar of files KEY.EXTENSION; the adjacent files of one key are a sample. Keys and extensions are
+WebDataset's: a key ends at the first dot of the file name, extensions are lower case.
 """
 
 import hashlib
 import json
-import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from datamodules.locations import PackedTexts, cache_folder, matching_files, plain_tar, shard_table
+from datamodules.fault_tally import SHARD_FAULTS, one_line
 from datamodules.manifests import read_classnames
 from datamodules.pictures import decode_picture
-from datamodules.sources import LabelledSource, PairSource, Pictures, UnreadableSample
+from datamodules.shard_index import ShardIndex
+from datamodules.sources import Fault, FaultKind, LabelledSource, PairSource, Pictures, UnreadableSample
 
-logger = logging.getLogger(__name__)
-
-_MAX_OPEN = 256  # handles per process: the usual limit is 1024, and corpora have thousands of shards
 IMAGE_KEYS = ("jpg", "jpeg", "png", "webp")
-
-
-class _Handle:
-    """A file descriptor that closes with its last reference, which may be another thread's read."""
-
-    def __init__(self, descriptor: int) -> None:
-        self.descriptor = descriptor
-
-    def __del__(self) -> None:
-        os.close(self.descriptor)
-
-
-class ShardIndex:
-    """Where the files of each sample lie in a set of tars.
-
-    The index is one pass over each shard, kept in the cache folder under the shards' paths, sizes and times of change.
-    A ``.tar.gz`` is inflated there once, since reading inside it gets slower with the position.
-
-    Args:
-        shards: A path, glob or brace pattern, or several of them; read in the order of the file names.
-        cache_dir: Folder for the index; default ``PROTOCLIP_CACHE`` or ``~/.cache/protoclip``.
-
-    Raises:
-        ValueError: no shard matches, or one is damaged.
-    """
-
-    def __init__(self, shards: str | Path | Sequence[str | Path], *, cache_dir: str | Path | None = None) -> None:
-        folder = cache_folder(cache_dir)
-        files = [file.absolute() for file in matching_files(shards)]
-        self._names = [file.name for file in files]
-        self._tars = [plain_tar(file, folder) for file in files]
-        table = shard_table(files, self._tars, folder)
-        self._keys = PackedTexts(table["keys"].tobytes(), table["key_bounds"])
-        self._shard = table["shard"]
-        self._members = table["members"]
-        self.extensions: list[str] = table["extensions"].tolist()
-        self.fingerprint = str(table["fingerprint"])
-        if not self.extensions:
-            raise ValueError(f"{shards} holds no sample: a shard is a tar of files such as KEY.jpg and KEY.txt")
-        self._handles: dict[int, _Handle] = {}
-        self._process = os.getpid()
-
-    def __len__(self) -> int:
-        return len(self._shard)
-
-    def name(self, sample: int) -> str:
-        """Shard and key of a sample, for messages."""
-        return f"{self._names[self._shard[sample]]}: {self._keys[sample]}"
-
-    def locate(self, extensions: Sequence[str]) -> NDArray[np.int64]:
-        """Offset and size of each sample's first file of the given extensions.
-
-        Returns:
-            [len(self), 2], size -1 where a sample has none.
-        """
-        extents = np.full((len(self), 2), -1, dtype=np.int64)
-        for extension in reversed(extensions):  # the first one given is written last
-            if extension in self.extensions:
-                rows = self._members[self._members[:, 1] == self.extensions.index(extension)]
-                extents[rows[:, 0]] = rows[:, 2:]
-        return extents
-
-    def read(self, sample: int, extent: NDArray[np.int64]) -> bytes:
-        """The bytes of one file of a sample, given its row [2] of :meth:`locate`.
-
-        Raises:
-            UnreadableSample: the shard is gone or got shorter since it was indexed.
-        """
-        offset, size = extent.tolist()
-        try:
-            handle = self._handle(int(self._shard[sample]))  # a name keeps it open while another thread evicts it
-            data = os.pread(handle.descriptor, size, offset)
-        except OSError as error:
-            message = f"{self.name(sample)}: {error.strerror}: bring the shard back"
-            raise UnreadableSample(message, "missing_shard") from error
-        if len(data) != size:
-            message = f"{self.name(sample)}: the shard is shorter than when it was indexed: start again"
-            raise UnreadableSample(message, "damaged_shard")
-        return data
-
-    def text(self, sample: int, extent: NDArray[np.int64]) -> str:
-        """A text file of a sample, as :meth:`read` gives its bytes; an UnreadableSample also where it is not UTF-8."""
-        try:
-            return self.read(sample, extent).decode("utf-8")
-        except UnicodeDecodeError as error:
-            message = f"{self.name(sample)}: the text is not UTF-8: convert it"
-            raise UnreadableSample(message, "bad_text") from error
-
-    def _handle(self, shard: int) -> _Handle:
-        if self._process != os.getpid():
-            self._handles, self._process = {}, os.getpid()
-        handle = self._handles.get(shard)
-        if handle is None:
-            if len(self._handles) >= _MAX_OPEN:
-                self._handles.popitem()
-            handle = self._handles[shard] = _Handle(os.open(self._tars[shard], os.O_RDONLY))
-        return handle
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_handles": {}}
 
 
 class _ShardPictures(Pictures):
@@ -153,15 +48,21 @@ class _ShardPictures(Pictures):
 class ShardPairs(_ShardPictures, PairSource):
     """Image-text pairs of WebDataset shards: KEY.jpg and KEY.txt, one caption a line.
 
-    Samples that lack a picture or a caption file are left out, with a warning.
+    Samples that lack a picture or captions are left out, and so is what cannot be read of damaged shards; each kind of
+    fault is told in a warning.
 
     Args:
         shards: As for :class:`ShardIndex`, and so is ``cache_dir``.
         image_keys: Extensions of pictures; the first that a sample has is used.
-        caption_keys: Extensions of caption files; the first that a sample has is used.
+        caption_keys: Extensions of caption files, and ``EXTENSION:FIELD`` for a text or a list of texts in a JSON
+            object; the first file that a sample has is used.
+        max_faults: Largest share of the samples, and of the shards, that may be left out or read in part.
+
+    Attributes:
+        faults: what was left out by kind: shards where a shard is at fault, otherwise samples.
 
     Raises:
-        ValueError: no shard matches, one is damaged, or no sample is complete.
+        ValueError: no shard matches, no sample is complete, or more is left out than ``max_faults`` allows.
     """
 
     def __init__(
@@ -170,32 +71,39 @@ class ShardPairs(_ShardPictures, PairSource):
         *,
         image_keys: Sequence[str] = IMAGE_KEYS,
         caption_keys: Sequence[str] = ("txt",),
+        max_faults: float = 0.1,
         cache_dir: str | Path | None = None,
     ) -> None:
         index = ShardIndex(shards, cache_dir=cache_dir)
-        pictures, captions = index.locate(image_keys), index.locate(caption_keys)
-        samples = np.flatnonzero((pictures[:, 1] > 0) & (captions[:, 1] > 0))
+        pictures = index.locate(image_keys)
+        captions = index.locate([key.partition(":")[0] for key in caption_keys])
+        complete = (pictures[:, 1] > 0) & (captions[:, 1] > 0)
+        samples, incomplete = np.flatnonzero(complete), np.flatnonzero(~complete)
         if len(samples) == 0:
             wanted = f"a picture ({', '.join(image_keys)}) and captions ({', '.join(caption_keys)})"
             raise ValueError(f"no sample of {shards} has {wanted}, only {index.extensions}: set the keys")
-        if (incomplete := len(index) - len(samples)) > 0:
-            logger.warning("%d of %d samples of %s are incomplete and left out", incomplete, len(index), shards)
+        if len(incomplete) > 0:
+            first = int(incomplete[0])
+            lacking = f"captions ({', '.join(caption_keys)})" if pictures[first, 1] > 0 else "a picture"
+            fault = Fault("missing_part", index.name(first), f"it lacks {lacking}: add what is missing")
+            index.faults.add(fault, len(incomplete))
+        self.faults: dict[FaultKind, int] = dict(index.faults.counts)
+        index.faults.check(SHARD_FAULTS, index.shards, "shards", max_faults)
+        total = len(index) + index.faults.counts["duplicate_key"]
+        index.faults.check(("duplicate_key", "missing_part"), total, "samples", max_faults)
+        index.faults.tell(shards)
         super().__init__(index, samples, pictures, list(image_keys), list(caption_keys))
         self._captions = captions[samples]
+        self._fields = [key.partition(":")[2] for key in caption_keys]
 
     def key(self, index: int) -> str:
         """Shard and key of a sample."""
         return self._index.name(int(self._samples[index]))
 
     def captions(self, index: int) -> list[str]:
-        """All captions of a sample, without blank lines; an UnreadableSample where none is left."""
-        sample = int(self._samples[index])
-        text = self._index.text(sample, self._captions[index])
-        captions = [line.strip() for line in text.split("\n") if line.strip()]
-        if not captions:
-            message = f"{self._index.name(sample)}: the caption is blank: fill it in or remove the sample"
-            raise UnreadableSample(message, "bad_text")
-        return captions
+        """All captions of a sample; an UnreadableSample as :func:`read_captions` raises it."""
+        sample, place = int(self._samples[index]), self._captions[index]
+        return read_captions(self._index.read(sample, place), self._fields[place[2]], self._index.name(sample))
 
     def label(self, index: int) -> int:
         """-1: pairs have no classes."""
@@ -212,7 +120,8 @@ class ShardLabelled(_ShardPictures, LabelledSource):
         limit: Keep the first so many samples of each class, for quick evaluations.
 
     Raises:
-        ValueError: no shard matches, one is damaged, or a sample has no picture or no class with a name.
+        ValueError: no shard matches, one is damaged, a key is there twice, or a sample has no picture or no class with
+            a name.
     """
 
     def __init__(
@@ -231,6 +140,8 @@ class ShardLabelled(_ShardPictures, LabelledSource):
         if limit is not None and limit < 1:
             raise ValueError(f"limit={limit}: keep at least 1 sample of each class, or leave it out")
         index = ShardIndex(shards, cache_dir=cache_dir)
+        for fault in index.faults.first.values():  # metrics over other samples could not be compared
+            raise ValueError(one_line(fault))
         pictures = index.locate(IMAGE_KEYS)
         labels = _read_labels(index, pictures, len(self.classnames))
         samples = np.arange(len(index))
@@ -253,7 +164,7 @@ def _read_labels(index: ShardIndex, pictures: NDArray[np.int64], num_classes: in
         if pictures[sample, 1] <= 0 or extents[sample, 1] <= 0:
             lacking = ".cls" if pictures[sample, 1] > 0 else f"picture ({', '.join(IMAGE_KEYS)})"
             raise ValueError(f"{name} has no {lacking}: add it or remove the sample")
-        text = index.text(sample, extents[sample]).strip()
+        text = index.read(sample, extents[sample]).decode(errors="replace").strip()
         if not text.isdecimal() or int(text) >= num_classes:
             raise ValueError(f"{name}: label {text!r} is not in 0..{num_classes - 1}: mend classnames or the .cls")
         labels[sample] = int(text)
@@ -261,7 +172,45 @@ def _read_labels(index: ShardIndex, pictures: NDArray[np.int64], num_classes: in
 
 
 def read_captions(data: bytes, field: str, name: str) -> list[str]:
-    captions = [line.strip() for line in data.decode().split("\n") if line.strip()]
+    """The captions in a file: its lines, or a field of its JSON object, which is a text or a list of texts.
+
+    Args:
+        data: The file.
+        field: Of the object; empty for lines of text.
+        name: What errors call the sample.
+
+    Returns:
+        At least one, none of them blank.
+
+    Raises:
+        UnreadableSample: there is none that is text.
+    """
+    captions = _json_texts(data, field, name) if field else _lines(data, name)
+    captions = [caption.strip() for caption in captions if caption.strip()]
     if not captions:
-        raise UnreadableSample(f"{name}: blank", "bad_text")
+        raise UnreadableSample(f"{name}: the caption is blank: fill it in or remove the sample", "bad_text")
     return captions
+
+
+def _lines(data: bytes, name: str) -> list[str]:
+    try:
+        return data.decode("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise UnreadableSample(f"{name}: the text is not UTF-8: convert it", "bad_text") from error
+
+
+def _json_texts(data: bytes, field: str, name: str) -> list[str]:
+    try:
+        record = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UnreadableSample(f"{name}: not a JSON object in UTF-8: write it again", "bad_json") from error
+    if not isinstance(record, dict) or field not in record:
+        raise UnreadableSample(f"{name}: no JSON object with {field!r}: set caption_keys, or mend it", "bad_json")
+    texts = record[field] if isinstance(record[field], list) else [record[field]]
+    if not all(isinstance(text, str) for text in texts):
+        raise UnreadableSample(f"{name}: {field!r} is no text and no list of texts: mend it", "bad_json")
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError as error:
+        raise UnreadableSample(f"{name}: {field!r} has half a character: write it again", "bad_text") from error
+    return texts

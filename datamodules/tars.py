@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from datamodules.sources import Fault, FaultKind
+from datamodules.sources import Fault
 
 GZIP_DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error)
 """What reading a damaged ``.gz`` raises."""
@@ -34,18 +34,14 @@ class TarSample(NamedTuple):
     """The contents of the wanted files, by extension."""
 
 
-def open_shard(path: Path) -> BinaryIO:
-    """A shard to read forwards.
+def check_shard_name(path: Path) -> None:
+    """Refuse what is neither ``.tar`` nor ``.tar.gz``.
 
     Raises:
-        ValueError: it is neither ``.tar`` nor ``.tar.gz``.
-        OSError: it cannot be opened.
+        ValueError: it is not.
     """
-    if path.name.endswith(".tar"):
-        return path.open("rb")
-    if path.name.endswith(".tar.gz"):
-        return gzip.open(path)  # type: ignore[return-value]  # typeshed has it as a file of its own
-    raise ValueError(f"{path} is not a shard: give .tar or .tar.gz files")
+    if not path.name.endswith((".tar", ".tar.gz")):
+        raise ValueError(f"{path} is not a shard: give .tar or .tar.gz files")
 
 
 def printable(name: str) -> str:
@@ -79,10 +75,10 @@ def tar_samples(
         except StopIteration:
             break
         except GZIP_DAMAGE as error:
-            fault = damaged(name, error, "bad_gzip")
+            fault = Fault("bad_gzip", name, _damage(error))
             break
         except (tarfile.TarError, OSError) as error:
-            fault = damaged(name, error, "damaged_shard")
+            fault = Fault("damaged_shard", name, _damage(error))
             break
         if key != sample.key:
             if kept:
@@ -105,9 +101,8 @@ def tar_samples(
         report(fault)
 
 
-def damaged(name: str, error: Exception, kind: FaultKind) -> Fault:
-    """The fault of a shard that cannot be read to its end."""
-    return Fault(kind, name, f"damaged ({' '.join(str(error).split())}): fetch it again")
+def _damage(error: Exception) -> str:
+    return f"damaged ({' '.join(str(error).split())}): fetch it again"
 
 
 def _duplicate(name: str, key: str) -> Fault:

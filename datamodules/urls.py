@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import re
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,21 +12,27 @@ import fsspec
 from braceexpand import braceexpand
 
 from datamodules.locations import matching_files
+from datamodules.sources import Fault
 
 _PIPE = "pipe:"
+_GZIP = b"\x1f\x8b"
+_TAR = re.compile(r"[^/\s'\"=?&]+\.tar(?:\.gz)?\b")
 
 
 def shard_urls(shards: str | Path | Sequence[str | Path]) -> list[str]:
     """Shards of one or more paths, globs, brace patterns, ``pipe:`` commands and URLs that fsspec opens.
 
-    Local ones come first, in the order of their names.
+    Local ones come first, in the order of their names; one that a brace pattern names need not be there yet.
 
     Raises:
         ValueError: nothing on the local disk matches, or a shard is listed twice.
     """
     given = [str(shard) for shard in ([shards] if isinstance(shards, str | Path) else shards)]
     local = [pattern for pattern in given if not _is_url(pattern)]
-    urls = [str(file.absolute()) for file in matching_files(local)] if local or not given else []
+    missing: list[Fault] = []
+    files = matching_files(local, report=missing.append) if local or not given else []
+    files = sorted([*files, *(Path(fault.place) for fault in missing)], key=lambda file: (file.name, str(file)))
+    urls = [str(file.absolute()) for file in files]
     urls += [url for pattern in given if _is_url(pattern) for url in braceexpand(pattern)]
     if len(set(urls)) < len(urls):
         twice = next(url for url in urls if urls.count(url) > 1)
@@ -34,34 +41,36 @@ def shard_urls(shards: str | Path | Sequence[str | Path]) -> list[str]:
 
 
 def shard_name(url: str) -> str:
-    """The file name of a shard, by which its samples are called wherever it lies."""
-    return url.partition("?")[0].rpartition("/")[2].rstrip("'\"")
+    """The file name of a shard, by which its samples are called wherever it lies; of a command the last tar in it."""
+    names: list[str] = _TAR.findall(url)
+    return names[-1] if names else url.rpartition("/")[2]
 
 
 def open_shard(url: str) -> BinaryIO:
-    """A shard's bytes, inflated where its name ends in ``.gz``.
+    """A shard's bytes, inflated where they are compressed.
 
     Raises:
         OSError: it cannot be opened; a later one from reading: it cannot be read to its end.
         ValueError: a package is missing for its protocol.
     """
     file = _open(url)
-    return cast(BinaryIO, gzip.GzipFile(fileobj=file)) if shard_name(url).endswith(".gz") else file
+    compressed = file.peek(2)[:2] == _GZIP or (url.endswith(".gz") and not url.startswith(_PIPE))
+    return cast(BinaryIO, gzip.GzipFile(fileobj=file) if compressed else file)
 
 
 def _is_url(shard: str) -> bool:
     return shard.startswith(_PIPE) or "://" in shard
 
 
-def _open(url: str) -> BinaryIO:
+def _open(url: str) -> io.BufferedReader:
     if url.startswith(_PIPE):
-        return cast(BinaryIO, io.BufferedReader(_Pipe(url.removeprefix(_PIPE))))
+        return io.BufferedReader(_Pipe(url.removeprefix(_PIPE)))
     if not _is_url(url):
         return Path(url).open("rb")
     try:
-        return cast(BinaryIO, fsspec.open(url, "rb").open())
-    except ImportError as error:
-        raise ValueError(f"{url}: {error}") from error
+        return io.BufferedReader(fsspec.open(url, "rb").open())
+    except (ImportError, ValueError) as error:  # the package of a protocol, or the protocol, is not there
+        raise ValueError(f"{url} cannot be opened ({error}): install what its protocol needs") from error
 
 
 class _Pipe(io.RawIOBase):

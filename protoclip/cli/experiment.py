@@ -135,8 +135,9 @@ class Experiment:
         self.console.print(f"{self.run.path}: {'going on after the last episode' if self.run.last else 'starting'}")
         self.trainer.fit(self.module, datamodule=self.datamodule, ckpt_path=self.run.last, weights_only=True)
         self._trained = True
-        if (faults := self.datamodule.faults)["pairs"]:
-            self.console.print(f"{faults['pairs']} pairs cannot be read: replaced {faults['samples']} times")
+        if faults := self.datamodule.faults:
+            kinds = ", ".join(f"{number} {kind}" for kind, number in faults.items())
+            self.console.print(f"{sum(faults.values())} samples could not be used and were replaced ({kinds})")
 
     def validate(self, ckpt: Path | None = None) -> None:
         """Run the validation tasks and show what they give."""

@@ -136,7 +136,7 @@ def test_a_checkpoint_says_where_to_go_on() -> None:
     datamodule.load_state_dict({"next_episode": 5})
     assert set(column(list(datamodule.train_dataloader()), "episode").tolist()) == {5}
     datamodule.trainer = pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
-    assert datamodule.state_dict() == {"next_episode": 1, "faults": {"pairs": [], "samples": 0}}
+    assert datamodule.state_dict() == {"next_episode": 1, "faults": {"pairs": {}, "samples": {}}}
 
 
 def test_evaluation_sets_come_whole_and_in_order() -> None:

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import tarfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,10 +19,10 @@ from torch import Tensor
 
 import conf
 from datamodules.datamodule import ImageTextDataModule
-from datamodules.faults import FaultCounter
+from datamodules.faults import LINES, FaultCounter
 from datamodules.manifests import ManifestPairs
 from datamodules.shards import ShardPairs
-from datamodules.sources import PairSource, UnreadableSample
+from datamodules.sources import Fault, PairSource, UnreadableSample
 from protoclip.cli.build import build_datamodule
 from protoclip.messages import one_line
 from tests.tiny import Batches, Built, build, tiny_config
@@ -108,8 +109,8 @@ def words(manifest: Path, *more: str) -> tuple[str, ...]:
 
 
 def told_pairs(caplog: pytest.LogCaptureFixture) -> list[int]:
-    records = (record for record in caplog.records if record.name == "datamodules.faults")
-    return [record.args[0] for record in records if isinstance(record.args, tuple) and isinstance(record.args[0], int)]
+    lines = (record.getMessage() for record in caplog.records if record.name == "datamodules.faults")
+    return [int(line.split()[1]) for line in lines if line.startswith("pair ")]
 
 
 def bad_places(datamodule: ImageTextDataModule, episodes: int) -> list[int]:
@@ -160,7 +161,8 @@ def test_a_run_trains_and_counts_each_bad_pair_once(
     run = build(tiny_config(tmp_path, "protoclip", *words(manifest, "prototype.warmup_episodes=0"))).fit(seen)
     places = bad_places(run.datamodule, 3)
     assert len(set(places)) == 4
-    assert run.datamodule.faults == {"pairs": 4, "samples": 2 * len(places)}  # extraction, then training
+    kinds = Counter("missing_file" if "gone" in run.datamodule.train.key(i) else "unreadable_image" for i in places)
+    assert run.datamodule.faults == {kind: 2 * number for kind, number in kinds.items()}  # extraction, then training
     assert sorted(told_pairs(caplog)) == sorted(set(places))
     assert caplog.text.count("is replaced: ") == 4
     replaced = torch.cat([batch["replaced"] for batch in seen.batches])
@@ -205,7 +207,7 @@ def test_a_resumed_run_counts_on_and_tells_nothing_twice(
     once = told_pairs(caplog)
     caplog.clear()
     first = built("parts").fit(Stop())
-    assert 0 < first.datamodule.faults["samples"] < whole["samples"]
+    assert 0 < sum(first.datamodule.faults.values()) < sum(whole.values())
     second = built("parts").fit(resume=first.checkpoints / "last.ckpt")
     assert second.datamodule.faults == whole
     assert told_pairs(caplog) == once
@@ -271,7 +273,7 @@ def test_the_share_is_of_each_pass_over_an_episode(caplog: pytest.LogCaptureFixt
         for _ in ("extraction", "training"):
             counter.see(batch(episode, 3, -1), 4)
             counter.see(batch(episode, -1, -1), 4)
-    assert counter.counts == {"pairs": 1, "samples": 4}
+    assert counter.counts == {"unreadable_image": 4}
     assert caplog.text.count("pair 3 is replaced: it could not be read at first, and now it can") == 1
     message = (
         r"2 of 4 samples of episode 2 cannot be read, the last because of 7 is broken: mend it; .*max_faults=0\.25$"
@@ -294,13 +296,51 @@ def test_the_state_is_plain(caplog: pytest.LogCaptureFixture) -> None:
     counter, resumed = FaultCounter(Mended(), 0.5), FaultCounter(Mended(), 0.5)
     counter.see(batch(0, 7, 7, -1, -1), 4)
     state = counter.state_dict()
-    assert state == {"pairs": [7], "samples": 2}
+    assert state == {"pairs": {"unreadable_image": [7]}, "samples": {"unreadable_image": 2}}
     assert json.loads(json.dumps(state)) == state
     caplog.clear()
     resumed.load_state_dict(state)
     resumed.see(batch(1, 7, -1, -1, -1), 4)
-    assert resumed.counts == {"pairs": 1, "samples": 3}
+    assert resumed.counts == {"unreadable_image": 3}
     assert not caplog.records
+    resumed.load_state_dict({"pairs": [7], "samples": 5})  # of an earlier version
+    resumed.see(batch(2, 7, -1, -1, -1), 4)
+    assert resumed.counts == {"unreadable_image": 6}
+    assert not caplog.records
+    resumed.load_state_dict({"pairs": [], "samples": 0})
+    assert resumed.counts == {}
+
+
+def test_of_each_kind_some_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    counter = FaultCounter(Mended(), 1)
+    for episode in range(2):
+        counter.see(batch(episode, *range(30)), 30)
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == LINES + 1
+    assert told[-1] == "more faults of kind unreadable_image follow, and are only counted"
+    caplog.clear()
+    resumed = FaultCounter(Mended(), 1)
+    resumed.load_state_dict(counter.state_dict())
+    resumed.see(batch(2, *range(40)), 40)
+    assert resumed.counts == {"unreadable_image": 100}
+    assert not caplog.records
+
+
+def test_faults_of_a_stream_are_counted_and_stop_at_the_next_batch(caplog: pytest.LogCaptureFixture) -> None:
+    counter = FaultCounter(Mended(), 0.5)
+    twice = Fault("duplicate_key", "s.tar: a", "there twice: write the shard again")
+    counter.see_faults([twice, Fault("bad_gzip", "s.tar.gz", "cut: fetch it again")])
+    counter.see(batch(0, -1, -1), 4)
+    counter.see_faults([twice])  # read again for the next episode
+    counter.see(batch(1, -1, -1, -1, -1), 4)
+    assert counter.counts == {"duplicate_key": 2, "bad_gzip": 1}
+    assert [record.getMessage() for record in caplog.records] == [
+        "passed over: s.tar: a: there twice: write the shard again",
+        "passed over: s.tar.gz: cut: fetch it again",
+    ]
+    counter.see_faults([twice] * 4)
+    with pytest.raises(ValueError, match=r"5 of 8 samples of episode 1 .* because of s\.tar: a: .*max_faults=0\.5$"):
+        counter.see(batch(1, -1), 8)
 
 
 def test_the_logged_reason_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:

@@ -103,6 +103,7 @@ def faulty(folder: Path) -> tuple[str, dict[str, str]]:
         "0.tar: d": "missing_part",
         "1.tar": "damaged_shard",
         "2.tar.gz": "bad_gzip",
+        "2.tar.gz: i": "missing_part",  # its text is behind the damage
         "3.tar": "missing_shard",
     }
     return str(folder / "{0.tar,1.tar,2.tar.gz,3.tar}"), told
@@ -117,7 +118,7 @@ def test_what_cannot_be_used_is_told_and_passed_over(tmp_path: Path) -> None:
     while reading.cursor[0, 0] == 0:
         found.append(reading.read().key)
     assert {"0.tar: a", "0.tar: e", "1.tar: f"} <= set(found)
-    assert {fault.place: fault.kind for fault in faults[: len(expected)]} == expected
+    assert {fault.place: fault.kind for fault in faults} == expected
     assert all("\n" not in fault.reason for fault in faults)
 
 

@@ -12,7 +12,7 @@ from typing import BinaryIO, cast
 import pytest
 
 from datamodules.sources import Fault
-from datamodules.tars import TarSample, open_shard, printable, tar_samples
+from datamodules.tars import TarSample, printable, tar_samples
 
 Files = Sequence[tuple[str, bytes]]
 PAIRS: Files = (("a.png", b"p" * 700), ("a.txt", b"one"), ("b.png", b"q" * 512), ("b.txt", b"two"))
@@ -210,16 +210,6 @@ def test_what_is_not_wanted_is_not_read(tmp_path: Path) -> None:
     file = Counting(tar([("a.png", bytes(5 << 20)), ("a.txt", b"x")]))
     read(file, "txt")
     assert file.total < 10_000
-
-
-def test_shards_are_opened_by_their_names(tmp_path: Path) -> None:
-    (tmp_path / "s.tar").write_bytes(tar(PAIRS))
-    (tmp_path / "s.tar.gz").write_bytes(gzip.compress(tar(PAIRS)))
-    for name in ("s.tar", "s.tar.gz"):
-        with open_shard(tmp_path / name) as file:
-            assert len(read(file)[0]) == 2
-    with pytest.raises(ValueError, match=r"s\.zip is not a shard: give \.tar or \.tar\.gz"):
-        open_shard(tmp_path / "s.zip")
 
 
 def test_odd_names_are_told_in_one_line() -> None:
