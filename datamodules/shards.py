@@ -9,6 +9,7 @@ import json
 import logging
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -146,8 +147,11 @@ class _ShardPictures(Pictures):
 
     def image(self, index: int) -> Image.Image:
         """The RGB picture of a sample; an UnreadableSample where it is broken."""
-        sample = int(self._samples[index])
-        return decode_picture(self._index.read(sample, self._pictures[index]), self._index.name(sample))
+        return decode_picture(self.encoded(index), self._index.name(int(self._samples[index])))
+
+    def encoded(self, index: int) -> bytes:
+        """The picture's file; an UnreadableSample where the shard is gone."""
+        return self._index.read(int(self._samples[index]), self._pictures[index])
 
 
 class ShardPairs(_ShardPictures, PairSource):
@@ -196,6 +200,24 @@ class ShardPairs(_ShardPictures, PairSource):
             message = f"{self._index.name(sample)}: the caption is blank: fill it in or remove the sample"
             raise UnreadableSample(message, "bad_text")
         return captions
+
+    def fields(self, index: int) -> dict[str, Any]:
+        """KEY.json of a sample, empty where it has none; an UnreadableSample where it is no JSON object."""
+        sample = int(self._samples[index])
+        if self._json[sample, 1] < 0:
+            return {}
+        text = self._index.text(sample, self._json[sample])
+        try:
+            fields = json.loads(text)
+        except (ValueError, RecursionError):
+            fields = None
+        if not isinstance(fields, dict):
+            raise UnreadableSample(f"{self._index.name(sample)}: the .json is no JSON object: mend it", "bad_json")
+        return fields
+
+    @cached_property
+    def _json(self) -> NDArray[np.int64]:
+        return self._index.locate(("json",))
 
     def label(self, index: int) -> int:
         """-1: pairs have no classes."""

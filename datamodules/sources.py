@@ -2,10 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -97,6 +101,35 @@ class PairSource(Pictures):
         Raises:
             UnreadableSample: it has none that is text.
         """
+
+    def encoded(self, index: int) -> bytes | None:
+        """The picture as the corpus keeps it, an encoded file; None where it keeps none, but draws it.
+
+        Raises:
+            UnreadableSample: it is missing.
+        """
+        return None
+
+    def file(self, index: int) -> Path | None:
+        """Where the picture is a file by itself; None where it lies in an archive."""
+        return None
+
+    def fields(self, index: int) -> Mapping[str, Any]:
+        """What else the corpus says of a sample by name, such as its KEY.json.
+
+        Raises:
+            UnreadableSample: it is damaged.
+        """
+        return {}
+
+    def numbers(self, field: str) -> NDArray[np.float64]:
+        """A field of all samples [len(self)], NaN where it is no number."""
+        values = np.full(len(self), np.nan)
+        for index in range(len(self)):
+            with suppress(UnreadableSample):
+                value = self.fields(index).get(field)
+                values[index] = value if isinstance(value, int | float) else np.nan
+        return values
 
 
 class LabelledSource(Pictures):

@@ -1,9 +1,10 @@
 """What the commands share that go through a corpus once: parts of a config, and the pairs in order."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
+import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import track
@@ -70,7 +71,13 @@ def training_pairs(config: DictConfig) -> PairSource:
 
 
 def corpus_samples(
-    source: PairSource, prepare: Prepare, title: str, workers: int, console: Console
+    source: PairSource,
+    prepare: Prepare,
+    title: str,
+    workers: int,
+    console: Console,
+    *,
+    pairs: Sequence[int] | None = None,
 ) -> Callable[[int], Iterable[Sample]]:
     """The corpus from a pair on, in order, under a progress bar.
 
@@ -80,17 +87,42 @@ def corpus_samples(
         title: of the bar, which is on a terminal only.
         workers: processes that prepare.
         console: where the bar is.
+        pairs: those to take, all by default.
     """
+    chosen = range(len(source)) if pairs is None else pairs
 
     def samples(start: int) -> Iterable[Sample]:
-        pairs = range(start, len(source))
         loader = DataLoader(
-            _Samples(source, prepare), sampler=pairs, batch_size=None, num_workers=workers, collate_fn=_as_it_is
+            _Samples(source, prepare),
+            sampler=chosen[start:],
+            batch_size=None,
+            num_workers=workers,
+            collate_fn=_as_it_is,
         )
         hidden = not console.is_terminal
-        return track(loader, title, total=len(source), completed=start, console=console, transient=True, disable=hidden)
+        return track(loader, title, total=len(chosen), completed=start, console=console, transient=True, disable=hidden)
 
     return samples
+
+
+def drawn(total: int, size: int, seed: int, option: str) -> list[int]:
+    """A part of a corpus: so many of its pairs, in their order.
+
+    Args:
+        total: pairs of the corpus.
+        size: pairs to draw; all where there are no more.
+        seed: of the draw, which hangs on nothing else than these three.
+        option: that the size comes from, for the error.
+
+    Raises:
+        ValueError: the size is below 1.
+    """
+    if size < 1:
+        raise ValueError(f"{option} {size} is nothing to read: give 1 or more")
+    if size >= total:
+        return list(range(total))
+    found: list[int] = np.sort(np.random.default_rng(seed).choice(total, size, replace=False)).tolist()
+    return found
 
 
 def _as_it_is(sample: Sample) -> Sample:

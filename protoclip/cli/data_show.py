@@ -1,4 +1,4 @@
-"""``protoclip views``: a sheet of samples as training makes them, under one or several named views."""
+"""``protoclip data show``: a sheet of pairs as they are, and as training sees them under one or several named views."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,7 +21,7 @@ PASSES = ("extract", "train")
 """Those over an episode, in their order."""
 
 
-def show_views(
+def show_pairs(
     words: Sequence[str], path: Path, *, pairs: int = 6, draws: int = 4, console: Console | None = None
 ) -> None:
     """Write a sheet of the first pairs of episode 0, each as it is and under several draws of every view.
