@@ -88,12 +88,12 @@ def test_texts_and_regions_are_told(tmp_path: Path, sheets: list[dict[str, Any]]
     read = datamodule.tokenize.decode
     for position, row in enumerate(sheets[0]["rows"]):
         draws = {view: [read(seen[view][name][position]) for name in ("extract 0", "train 0")] for view in seen}
-        expected = [f"crop: {view}: {text}" for view in seen for text in dict.fromkeys(draws[view])]
+        expected = [f"{view}: {text}" for view in seen for text in dict.fromkeys(draws[view])]
         boxes = len(datamodule.train.regions(int(datamodule.plan.indices(0)[position])))
-        assert row.lines == [*expected, f"crop: regions: {boxes} boxes"]
+        assert row.lines == [*expected, f"regions: {boxes} boxes"]
         assert len(set(draws["text"])) == 1
         assert all("<mask>" in text for text in draws["masked"])
-    changed = [line for row in sheets[0]["rows"] for line in row.lines if line.startswith("crop: eda")]
+    changed = [line for row in sheets[0]["rows"] for line in row.lines if line.startswith("eda")]
     assert len(changed) > 8
 
 
