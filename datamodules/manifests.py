@@ -16,6 +16,7 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 from PIL import Image
 
+from datamodules.columns import read_numbers
 from datamodules.locations import PackedTexts, existing_file
 from datamodules.pictures import decode_picture
 from datamodules.sources import PairSource, UnreadableSample
@@ -60,7 +61,7 @@ class ManifestPairs(PairSource):
         images_root: str | Path | None = None,
     ) -> None:
         file = existing_file(path)
-        self._numbers = (file, image_key, separator)
+        self._file, self._image_key, self._separator = file, image_key, separator
         self._root = Path(images_root).expanduser() if images_root is not None else file.parent
         selected = [image_key, caption_key] + ([] if summary_key is None else [summary_key])
         frame = _read_table(file, selected, separator)
@@ -118,16 +119,13 @@ class ManifestPairs(PairSource):
         return [self._captions[row] for row in range(self._first[index], self._first[index + 1])]
 
     def numbers(self, field: str) -> NDArray[np.float64]:
-        """A column of all samples, the highest of a sample's rows, NaN where it is no number; read anew from the file.
+        """A column of the manifest, read anew: the highest of a sample's rows [len(self)], NaN where it is no number.
 
         Raises:
             ValueError: there is no such column.
         """
-        file, image_key, separator = self._numbers
-        frame = _read_table(file, [image_key, field], separator)
-        values = pd.to_numeric(frame[field], errors="coerce").groupby(frame[image_key], sort=False).max()
-        keys = [self._paths[index] for index in range(len(self))]
-        return values.reindex(keys).to_numpy(np.float64)
+        keys = [self.key(index) for index in range(len(self))]
+        return read_numbers(self._file, self._image_key, field, self._separator).reindex(keys).to_numpy(np.float64)
 
     def summary(self, index: int) -> str:
         """The summary of a sample.

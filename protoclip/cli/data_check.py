@@ -51,7 +51,7 @@ class Figures:
         """Take in a pair, or why it cannot be used."""
         if isinstance(read, Fault):
             self.faults[read.kind] += 1
-            self.examples.setdefault(read.kind, f"{read.place}: {read.reason}")
+            self.examples.setdefault(read.kind, read.reason)
             return
         self.pairs += 1
         self.captions.add(read.captions)
