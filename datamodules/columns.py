@@ -40,7 +40,9 @@ def read_numbers(file: Path, key: str, column: str, separator: str | None = None
 def _read_csv(file: Path, key: str, column: str, separator: str) -> pd.DataFrame:
     options: dict[str, Any] = {"sep": separator, "encoding": "utf-8", "encoding_errors": "surrogateescape"}
     _check_column(file, [str(name) for name in pd.read_csv(file, nrows=0, **options).columns], column)
-    return pd.read_csv(file, usecols=[key, column], dtype=object, na_filter=False, index_col=False, **options)
+    options |= {"usecols": [key, column], "dtype": object, "na_filter": False, "index_col": False}
+    frame: pd.DataFrame = pd.read_csv(file, **options)
+    return frame
 
 
 def _read_jsonl(file: Path, key: str, column: str) -> pd.DataFrame:

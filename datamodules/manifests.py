@@ -125,7 +125,8 @@ class ManifestPairs(PairSource):
             ValueError: there is no such column.
         """
         keys = [self.key(index) for index in range(len(self))]
-        return read_numbers(self._file, self._image_key, field, self._separator).reindex(keys).to_numpy(np.float64)
+        numbers = read_numbers(self._file, self._image_key, field, self._separator)
+        return np.asarray(numbers.reindex(keys), np.float64)
 
     def summary(self, index: int) -> str:
         """The summary of a sample.

@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -122,14 +121,13 @@ class PairSource(Pictures):
         """
         return {}
 
-    def numbers(self, field: str) -> NDArray[np.float64]:
-        """A field of all samples [len(self)], NaN where it is no number."""
-        values = np.full(len(self), np.nan)
-        for index in range(len(self)):
-            with suppress(UnreadableSample):
-                value = self.fields(index).get(field)
-                values[index] = value if isinstance(value, int | float) else np.nan
-        return values
+    def numbers(self, field: str) -> NDArray[np.float64] | None:
+        """A field of all samples [len(self)], NaN where it is no number; None where only ``fields`` has it.
+
+        Raises:
+            ValueError: there is no such field.
+        """
+        return None
 
 
 class LabelledSource(Pictures):

@@ -4,15 +4,17 @@ import io
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 
 from datamodules.sources import Fault, FaultKind, PairSource, Picture, UnreadableSample
@@ -62,8 +64,12 @@ class Selection:
     subset: int | None = None
     seed: int = 0
 
-    def of(self, source: PairSource) -> Sequence[int]:
+    def of(self, source: PairSource, console: Console) -> Sequence[int]:
         """The chosen pairs, in the order of the corpus.
+
+        Args:
+            source: the corpus.
+            console: where a bar is while its numbers are read.
 
         Raises:
             ValueError: a number is below 1, ``top`` is without ``by``, or fewer pairs have such a number.
@@ -72,7 +78,7 @@ class Selection:
             raise ValueError("--top and --by go together, such as --top 1000000 --by similarity: give both, or neither")
         chosen: Sequence[int] = range(len(source))
         if self.top is not None and self.by is not None:
-            chosen = _highest(source, self.top, self.by)
+            chosen = _highest(source, self.top, self.by, console)
         if self.subset is not None:
             chosen = [chosen[place] for place in drawn(len(chosen), self.subset, self.seed, "--subset")]
         return chosen
@@ -112,7 +118,7 @@ def convert_corpus(
     config, console = compose_config(words), console or Console()
     with _appearing(out) as folder:
         source = training_pairs(config)
-        pairs = selection.of(source)
+        pairs = selection.of(source, console)
         prepare = partial(_prepared, resize=resize, by_reference=to in BY_REFERENCE)
         processes = config.num_workers if workers is None else workers
         samples = corpus_samples(source, prepare, "converting", processes, console, pairs=pairs)(0)
@@ -154,8 +160,10 @@ def _appearing(out: Path) -> Iterator[Path]:
     sync_folder(out.parent)
 
 
-def _highest(source: PairSource, size: int, field: str) -> list[int]:
+def _highest(source: PairSource, size: int, field: str, console: Console) -> list[int]:
     numbers = source.numbers(field)
+    if numbers is None:
+        numbers = _numbers(source, field, console)
     known = np.flatnonzero(~np.isnan(numbers))
     if not 1 <= size <= len(known):
         told = f"--top {size}: {len(known)} of {len(source)} pairs have a number {field!r}"
@@ -163,6 +171,17 @@ def _highest(source: PairSource, size: int, field: str) -> list[int]:
     best = known[np.argsort(-numbers[known], kind="stable")[:size]]
     chosen: list[int] = np.sort(best).tolist()
     return chosen
+
+
+def _numbers(source: PairSource, field: str, console: Console) -> NDArray[np.float64]:
+    """A field of each pair, NaN where it is no number."""
+    numbers = np.full(len(source), np.nan)
+    hidden = not console.is_terminal
+    for index in track(range(len(source)), f"reading {field}", console=console, transient=True, disable=hidden):
+        with suppress(UnreadableSample):
+            value = source.fields(index).get(field)
+            numbers[index] = value if isinstance(value, int | float) else np.nan
+    return numbers
 
 
 def _prepared(source: PairSource, index: int, resize: int | None, by_reference: bool) -> Sample:

@@ -9,7 +9,7 @@ from datamodules.scenes import ScenePairs
 from datamodules.sources import PairSource, UnreadableSample
 from protoclip.caches import Sample
 from protoclip.cli.compose import compose_config
-from protoclip.cli.corpus import corpus_samples, section, training_pairs
+from protoclip.cli.corpus import corpus_samples, drawn, section, training_pairs
 from protoclip.ranges import PositiveInt
 
 
@@ -25,6 +25,21 @@ def test_pairs_come_in_order_from_any_of_them_on(workers: int) -> None:
     samples = corpus_samples(ScenePairs("train", 7), numbers, "counting", workers, Console())
     assert list(samples(0)) == [[0], [1], None, [3], [4], None, [6]]
     assert list(samples(4)) == [[4], None, [6]]
+
+
+def test_only_the_given_pairs_come() -> None:
+    samples = corpus_samples(ScenePairs("train", 7), numbers, "counting", 0, Console(), pairs=[1, 2, 6])
+    assert list(samples(0)) == [[1], None, [6]]
+    assert list(samples(2)) == [[6]]
+
+
+def test_a_part_is_drawn_by_its_seed() -> None:
+    parts = [drawn(1000, 30, seed, "--limit") for seed in (0, 0, 1)]
+    assert parts[0] == parts[1] != parts[2]
+    assert all(part == sorted(set(part)) and len(part) == 30 and part[-1] < 1000 for part in parts)
+    assert drawn(3, 5, 0, "--limit") == [0, 1, 2]
+    with pytest.raises(ValueError, match="--limit 0 is nothing to read: give 1 or more"):
+        drawn(3, 0, 0, "--limit")
 
 
 def test_the_training_pairs_are_those_of_the_config() -> None:
