@@ -1,10 +1,12 @@
 """What the commands share that go through a corpus once: parts of a config, and the pairs in order."""
 
+from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import track
@@ -105,7 +107,7 @@ def corpus_samples(
     return samples
 
 
-def drawn(total: int, size: int, seed: int, option: str) -> list[int]:
+def drawn(total: int, size: int, seed: int, option: str) -> Sequence[int]:
     """A part of a corpus: so many of its pairs, in their order.
 
     Args:
@@ -120,9 +122,14 @@ def drawn(total: int, size: int, seed: int, option: str) -> list[int]:
     if size < 1:
         raise ValueError(f"{option} {size} is nothing to read: give 1 or more")
     if size >= total:
-        return list(range(total))
-    found: list[int] = np.sort(np.random.default_rng(seed).choice(total, size, replace=False)).tolist()
-    return found
+        return range(total)
+    found = np.random.default_rng(seed).choice(total, size, replace=False, shuffle=False)
+    return packed(np.sort(found))
+
+
+def packed(numbers: NDArray[np.int64]) -> Sequence[int]:
+    """Numbers of pairs as Python's integers, at 8 bytes each."""
+    return array("q", numbers.astype(np.int64).tobytes())
 
 
 def _as_it_is(sample: Sample) -> Sample:

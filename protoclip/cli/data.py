@@ -68,6 +68,8 @@ def _check(arguments: argparse.Namespace) -> None:
 def _convert(arguments: argparse.Namespace) -> None:
     from protoclip.cli.data_convert import Selection, convert_corpus  # noqa: PLC0415 - torch takes seconds
 
+    if "=" in str(arguments.out).split("/", maxsplit=1)[0]:
+        raise ValueError(f"{arguments.out} is an option, not a folder to write: name one after the options")
     convert_corpus(
         arguments.overrides,
         arguments.out,

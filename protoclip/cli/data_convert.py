@@ -2,6 +2,7 @@
 
 import io
 import shutil
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -29,7 +30,7 @@ from datamodules.writers import (
 )
 from protoclip.caches import Sample
 from protoclip.cli.compose import compose_config
-from protoclip.cli.corpus import corpus_samples, drawn, training_pairs
+from protoclip.cli.corpus import corpus_samples, drawn, packed, training_pairs
 from protoclip.files import sync_folder
 
 WRITERS: Mapping[str, Callable[[Path, int], PairWriter]] = {
@@ -80,7 +81,8 @@ class Selection:
         if self.top is not None and self.by is not None:
             chosen = _highest(source, self.top, self.by, console)
         if self.subset is not None:
-            chosen = [chosen[place] for place in drawn(len(chosen), self.subset, self.seed, "--subset")]
+            places = drawn(len(chosen), self.subset, self.seed, "--subset")
+            chosen = array("q", (chosen[place] for place in places))
         return chosen
 
 
@@ -160,7 +162,7 @@ def _appearing(out: Path) -> Iterator[Path]:
     sync_folder(out.parent)
 
 
-def _highest(source: PairSource, size: int, field: str, console: Console) -> list[int]:
+def _highest(source: PairSource, size: int, field: str, console: Console) -> Sequence[int]:
     numbers = source.numbers(field)
     if numbers is None:
         numbers = _numbers(source, field, console)
@@ -168,9 +170,7 @@ def _highest(source: PairSource, size: int, field: str, console: Console) -> lis
     if not 1 <= size <= len(known):
         told = f"--top {size}: {len(known)} of {len(source)} pairs have a number {field!r}"
         raise ValueError(f"{told}: give another --by, or --top from 1 to that")
-    best = known[np.argsort(-numbers[known], kind="stable")[:size]]
-    chosen: list[int] = np.sort(best).tolist()
-    return chosen
+    return packed(np.sort(known[np.argsort(-numbers[known], kind="stable")[:size]]))
 
 
 def _numbers(source: PairSource, field: str, console: Console) -> NDArray[np.float64]:

@@ -36,8 +36,8 @@ def test_only_the_given_pairs_come() -> None:
 def test_a_part_is_drawn_by_its_seed() -> None:
     parts = [drawn(1000, 30, seed, "--limit") for seed in (0, 0, 1)]
     assert parts[0] == parts[1] != parts[2]
-    assert all(part == sorted(set(part)) and len(part) == 30 and part[-1] < 1000 for part in parts)
-    assert drawn(3, 5, 0, "--limit") == [0, 1, 2]
+    assert all(list(part) == sorted(set(part)) and len(part) == 30 and part[-1] < 1000 for part in parts)
+    assert list(drawn(3, 5, 0, "--limit")) == [0, 1, 2]
     with pytest.raises(ValueError, match="--limit 0 is nothing to read: give 1 or more"):
         drawn(3, 0, 0, "--limit")
 

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from protoclip.cli import data_check, main
+from tests.datamodules.test_coco import write_coco
 from tests.datamodules.test_shards import picture
 
 ROWS = [
@@ -81,6 +82,14 @@ def test_a_corpus_of_which_nothing_can_be_read(tmp_path: Path, manifest: str) ->
     report = data_check.check_corpus(["data=manifest", manifest])
     assert report["readable"] == report["captions"] == 0
     assert report["unreadable"]["missing_file"]["pairs"] == 6
+
+
+def test_what_was_left_out_at_opening_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_coco(tmp_path)
+    assert main(["data", "check", "data=coco", f"data.path={tmp_path}"]) == 0
+    told = capsys.readouterr().out
+    assert "2 of 118,287 expected (0.0%)" in told
+    assert "left out: missing_part" in told
 
 
 def test_pictures_that_are_drawn_are_read_too() -> None:

@@ -183,6 +183,19 @@ def test_mistakes_in_one_line_leave_nothing(
     assert not list(tmp_path.glob("made/*")) + list(tmp_path.glob("made/.*"))
 
 
+def test_the_folder_is_the_last_of_the_words(
+    manifest: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    assert main(["data", "convert", *manifest]) == 2
+    assert "is an option, not a folder to write: name one after the options" in capsys.readouterr().err
+    assert main(["data", "convert", *manifest, "--to", "tsv", "out"]) == 2
+    assert "unrecognized arguments: out" in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before
+    assert main(["data", "convert", "--to", "tsv", *manifest, "out"]) == 0
+
+
 def test_a_folder_that_is_there_is_left_alone(
     manifest: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
