@@ -27,7 +27,7 @@ def _add_check(commands: Commands) -> None:
     command.add_argument("overrides", nargs="*", help="Hydra words, such as data=manifest data.path=pairs.tsv")
     command.add_argument("--limit", type=int, help="read so many pairs, drawn by --seed, instead of all")
     command.add_argument("--seed", type=int, default=0, help="of the draw, 0 by default")
-    command.add_argument("--workers", type=int, help="processes that read, num_workers=... by default")
+    command.add_argument("--workers", type=_workers, help="processes that read, num_workers=... by default")
     command.add_argument("--out", type=Path, help="write what is found to this JSON file too")
     command.set_defaults(command=_check)
 
@@ -45,7 +45,7 @@ def _add_convert(commands: Commands) -> None:
     command.add_argument("--subset", type=int, help="only so many pairs, drawn by --seed, of the top ones if given")
     command.add_argument("--seed", type=int, default=0, help="of the draw, 0 by default")
     command.add_argument("--resize", type=int, help="shrink pictures to this shorter side; others are copied")
-    command.add_argument("--workers", type=int, help="processes that read, num_workers=... by default")
+    command.add_argument("--workers", type=_workers, help="processes that read, num_workers=... by default")
     command.set_defaults(command=_convert)
 
 
@@ -56,6 +56,12 @@ def _add_show(commands: Commands) -> None:
     command.add_argument("--pairs", type=int, default=6, help="rows of the sheet")
     command.add_argument("--draws", type=int, default=4, help="samples of each view in a row")
     command.set_defaults(command=_show)
+
+
+def _workers(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of processes: give 0 or more")
+    return int(text)
 
 
 def _check(arguments: argparse.Namespace) -> None:

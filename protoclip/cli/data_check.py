@@ -111,8 +111,10 @@ def check_corpus(
         console: where to print.
 
     Raises:
-        ValueError: the corpus cannot be opened, or the limit is below 1.
+        ValueError: the corpus cannot be opened, the limit is below 1, or the file is a folder.
     """
+    if out is not None and out.is_dir():
+        raise ValueError(f"{out} is a folder: give --out a file, such as {out / 'check.json'}")
     config, console = compose_config(words), console or Console()
     source = training_pairs(config)
     pairs = range(len(source)) if limit is None else drawn(len(source), limit, seed, "--limit")

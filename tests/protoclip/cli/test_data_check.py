@@ -66,6 +66,22 @@ def test_a_part_is_drawn(manifest: str, capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().err == "error: --limit 0 is nothing to read: give 1 or more\n"
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--workers", "-1"), "'-1' is no number of processes: give 0 or more (see protoclip data check --help)"),
+        (("--out", "."), ". is a folder: give --out a file, such as check.json"),
+    ],
+)
+def test_mistakes_in_one_line(
+    options: tuple[str, ...], told: str, manifest: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["data", "check", "data=manifest", manifest, *options]) == 2
+    error = capsys.readouterr().err
+    assert error.endswith(f"{told}\n")
+    assert error.count("\n") == 1
+
+
 def test_without_a_word_list_the_rest_is_told(
     manifest: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
