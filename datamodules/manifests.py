@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow.parquet
+from numpy.typing import NDArray
 from PIL import Image
 
+from datamodules.columns import read_numbers
 from datamodules.locations import PackedTexts, existing_file
 from datamodules.pictures import decode_picture
 from datamodules.sources import PairSource, UnreadableSample
@@ -59,6 +61,7 @@ class ManifestPairs(PairSource):
         images_root: str | Path | None = None,
     ) -> None:
         file = existing_file(path)
+        self._file, self._image_key, self._separator = file, image_key, separator
         self._root = Path(images_root).expanduser() if images_root is not None else file.parent
         selected = [image_key, caption_key] + ([] if summary_key is None else [summary_key])
         frame = _read_table(file, selected, separator)
@@ -91,18 +94,39 @@ class ManifestPairs(PairSource):
         Raises:
             UnreadableSample: it is missing or broken.
         """
-        path = self._root / self._paths[index]
+        return decode_picture(self.encoded(index), str(self.file(index)))
+
+    def file(self, index: int) -> Path:
+        """Where the picture is."""
+        return self._root / self._paths[index]
+
+    def encoded(self, index: int) -> bytes:
+        """The picture's file.
+
+        Raises:
+            UnreadableSample: it is missing.
+        """
+        path = self.file(index)
         try:
-            data = path.read_bytes()
+            return path.read_bytes()
         except (OSError, ValueError) as error:  # a ValueError: a path that no file can have, such as one with a NUL
             reason = error.strerror if isinstance(error, OSError) else str(error)
             message = f"cannot read {path} ({reason}): check the manifest or images_root"
             raise UnreadableSample(message, "missing_file") from error
-        return decode_picture(data, str(path))
 
     def captions(self, index: int) -> list[str]:
         """All captions of a sample, in the order of the rows."""
         return [self._captions[row] for row in range(self._first[index], self._first[index + 1])]
+
+    def numbers(self, field: str) -> NDArray[np.float64]:
+        """A column of the manifest, read anew: the highest of a sample's rows [len(self)], NaN where it is no number.
+
+        Raises:
+            ValueError: there is no such column.
+        """
+        keys = [self.key(index) for index in range(len(self))]
+        numbers = read_numbers(self._file, self._image_key, field, self._separator)
+        return np.asarray(numbers.reindex(keys), np.float64)
 
     def summary(self, index: int) -> str:
         """The summary of a sample.

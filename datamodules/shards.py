@@ -7,7 +7,9 @@ WebDataset's: a key ends at the first dot of the file name, extensions are lower
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,8 +43,11 @@ class _ShardPictures(Pictures):
 
     def image(self, index: int) -> Image.Image:
         """The RGB picture of a sample; an UnreadableSample where it is broken."""
-        sample = int(self._samples[index])
-        return decode_picture(self._index.read(sample, self._pictures[index]), self._index.name(sample))
+        return decode_picture(self.encoded(index), self._index.name(int(self._samples[index])))
+
+    def encoded(self, index: int) -> bytes:
+        """The picture's file; an UnreadableSample where the shard is gone."""
+        return self._index.read(int(self._samples[index]), self._pictures[index])
 
 
 class ShardPairs(_ShardPictures, PairSource):
@@ -104,6 +109,17 @@ class ShardPairs(_ShardPictures, PairSource):
         """All captions of a sample; an UnreadableSample as :func:`read_captions` raises it."""
         sample, place = int(self._samples[index]), self._captions[index]
         return read_captions(self._index.read(sample, place), self._fields[place[2]], self._index.name(sample))
+
+    def fields(self, index: int) -> dict[str, Any]:
+        """KEY.json of a sample, empty where it has none; an UnreadableSample where it is no JSON object."""
+        sample = int(self._samples[index])
+        if self._json[sample, 1] < 0:
+            return {}
+        return _json_object(self._index.read(sample, self._json[sample]), self._index.name(sample))
+
+    @cached_property
+    def _json(self) -> NDArray[np.int64]:
+        return self._index.locate(("json",))
 
     def label(self, index: int) -> int:
         """-1: pairs have no classes."""
@@ -199,12 +215,19 @@ def _lines(data: bytes, name: str) -> list[str]:
         raise UnreadableSample(f"{name}: the text is not UTF-8: convert it", "bad_text") from error
 
 
-def _json_texts(data: bytes, field: str, name: str) -> list[str]:
+def _json_object(data: bytes, name: str) -> dict[str, Any]:
     try:
         record = json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UnreadableSample(f"{name}: not a JSON object in UTF-8: write it again", "bad_json") from error
-    if not isinstance(record, dict) or field not in record:
+    except (ValueError, RecursionError):
+        record = None
+    if not isinstance(record, dict):
+        raise UnreadableSample(f"{name}: not a JSON object in UTF-8: write it again", "bad_json")
+    return record
+
+
+def _json_texts(data: bytes, field: str, name: str) -> list[str]:
+    record = _json_object(data, name)
+    if field not in record:
         raise UnreadableSample(f"{name}: no JSON object with {field!r}: set caption_keys, or mend it", "bad_json")
     texts = record[field] if isinstance(record[field], list) else [record[field]]
     if not all(isinstance(text, str) for text in texts):

@@ -3,8 +3,9 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 from zlib import crc32
 
 import numpy as np
@@ -102,6 +103,34 @@ class PairSource(Pictures):
         Raises:
             UnreadableSample: it has none that is text.
         """
+
+    def encoded(self, index: int) -> bytes | None:
+        """The picture as the corpus keeps it, an encoded file; None where it keeps none, but draws it.
+
+        Raises:
+            UnreadableSample: it is missing.
+        """
+        return None
+
+    def file(self, index: int) -> Path | None:
+        """Where the picture is a file by itself; None where it lies in an archive."""
+        return None
+
+    def fields(self, index: int) -> Mapping[str, Any]:
+        """What else the corpus says of a sample by name, such as its KEY.json.
+
+        Raises:
+            UnreadableSample: it is damaged.
+        """
+        return {}
+
+    def numbers(self, field: str) -> NDArray[np.float64] | None:
+        """A field of all samples [len(self)], NaN where it is no number; None where only ``fields`` has it.
+
+        Raises:
+            ValueError: there is no such field.
+        """
+        return None
 
 
 Report: TypeAlias = Callable[[Fault], None]

@@ -27,6 +27,7 @@ from protoclip.cli.translate import leaves, translate
 from protoclip.detector import Detector
 from protoclip.summarisers import Summariser
 from tests.conftest import TINY, Compose
+from tests.corpora import CAPTIONS, write_corpora
 from tests.teachers import fill_caches
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -37,6 +38,7 @@ OPTIONS = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in Y
 PAPERS = {"recipe/paper", "recipe/upstream", "recipe/benchmark"}
 PAPERS |= {option for option in OPTIONS if option.startswith(("recipe/of/", "experiment/cc2.5m", "experiment/yfcc"))}
 """At sizes that no test builds."""
+CORPORA = {f"data/{name}" for name in CAPTIONS}
 NEEDS_DATA = {option for option in OPTIONS if "flickr8k" in option}
 NEEDS_TEACHER = {option for option in OPTIONS if option.endswith(("/teacher", "/distillation"))}
 GROUPS = {
@@ -58,6 +60,8 @@ def words_of(option: str, manifest: Path) -> list[str]:
         words.append("method=clip")
     elif group == "view":
         words = [f"+view@views.image_views.{name}={name}"]
+    if option in CORPORA:
+        words.append(f"data.path={manifest.parent}")
     if (name in {"manifest", "shards"} and group == "data") or (option in PAPERS and group == "experiment"):
         words.append(f"data.path={manifest}")
     if option in NEEDS_TEACHER or group == "distillation":
@@ -98,6 +102,8 @@ def test_every_yaml_composes_and_instantiates(
     if option in NEEDS_DATA and data_folder is None:
         pytest.skip("PROTOCLIP_DATA is not set: the real data are absent")
     monkeypatch.setenv("PROTOCLIP_CACHE", str(tmp_path / "cache"))
+    if option in CORPORA:
+        write_corpora(tmp_path)
     words = words_of(option, shard if option == "data/shards" else manifest)
     if (option in {"trainer/gpu", "trainer/ddp"} or option in PAPERS) and not torch.cuda.is_available():
         words.append("trainer.accelerator=cpu")  # Lightning refuses a GPU that is not there
@@ -112,7 +118,7 @@ def test_every_yaml_composes_and_instantiates(
         assert isinstance(instantiate_here(config[group].rows), rows)
     if option.startswith("compare/"):  # it changes no part of a run; tests/protoclip/test_comparison.py reads it
         return
-    if option in {"data/manifest", "data/shards"} | PAPERS:
+    if option in {"data/manifest", "data/shards"} | CORPORA | PAPERS:
         config.episode.size = config.batch_size = 1
         if "prototype" in config:
             config.prototype.images_per_prototype = 1

@@ -1,37 +1,25 @@
 """What the commands share that go through a corpus once: parts of a config, and the pairs in order."""
 
-import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import islice
 from typing import Any, TypeAlias, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import track
-from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 
-from datamodules.pictures import decode_picture
-from datamodules.sources import Corpus, Fault, PairSource, PairStream, Picture, UnreadableSample
-from protoclip.caches import Numbered, Sample, key_number
+from datamodules.sources import Corpus, PairSource, PairStream, UnreadableSample
+from protoclip.caches import Sample
 from protoclip.cli.explain import explain
 from protoclip.cli.translate import translate, translated
 from protoclip.instantiate import SettingsError, instantiate
 
 T = TypeVar("T")
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class CorpusPair:
-    """A pair whose parts are read when they are asked for; each may be an UnreadableSample."""
-
-    captions: Callable[[], Sequence[str]]
-    image: Callable[[], Picture]
-
-
-Prepare: TypeAlias = Callable[[CorpusPair], Sample]
+Prepare: TypeAlias = Callable[[PairSource, int], Sample]
 
 
 @dataclass
@@ -41,44 +29,18 @@ class _Corpus:
     train: Corpus
 
 
-class _Samples(Dataset[Numbered]):
+class _Samples(Dataset[Sample]):
     """What is made of each pair of a corpus, None where it cannot be read."""
 
     def __init__(self, source: PairSource, prepare: Prepare) -> None:
         self.source = source
         self.prepare = prepare
 
-    def __getitem__(self, index: int) -> Numbered:
-        pair = CorpusPair(partial(self.source.captions, index), partial(self.source.image, index))
-        return key_number(self.source.key(index)), _prepared(self.prepare, pair)
-
-
-class _StreamSamples(IterableDataset[Numbered]):
-    """The same of a stream; every worker reads it all, and prepares its share."""
-
-    def __init__(self, stream: PairStream, prepare: Prepare, start: int) -> None:
-        self.stream = stream
-        self.prepare = prepare
-        self.start = start
-
-    def __iter__(self) -> Iterator[Numbered]:
-        info = get_worker_info()
-        worker, workers = (info.id, info.num_workers) if info else (0, 1)
-
-        def report(fault: Fault) -> None:
-            if worker == 0:
-                logger.warning("%s is left out: %s", fault.place, fault.reason)
-
-        for raw in islice(self.stream.every(report), self.start + worker, None, workers):
-            pair = CorpusPair(partial(list, raw.captions), partial(decode_picture, raw.picture, raw.key))
-            yield raw.index, _prepared(self.prepare, pair)
-
-
-def _prepared(prepare: Prepare, pair: CorpusPair) -> Sample:
-    try:
-        return prepare(pair)
-    except UnreadableSample:
-        return None
+    def __getitem__(self, index: int) -> Sample:
+        try:
+            return self.prepare(self.source, index)
+        except UnreadableSample:
+            return None
 
 
 def built(cls: type[T], settings: Mapping[str, Any], key: str, config: DictConfig) -> T:
@@ -105,14 +67,28 @@ def section(cls: type[T], key: str, config: DictConfig) -> T:
     return built(cls, translated(plain), key, config)
 
 
-def training_pairs(config: DictConfig) -> Corpus:
+def training_corpus(config: DictConfig) -> Corpus:
     """The corpus that a config trains on; errors as of ``built``."""
     return built(_Corpus, {"train": translate(config)["data"]["train"]}, "data", config).train
 
 
+def training_pairs(config: DictConfig) -> PairSource:
+    """The corpus that a config trains on, which must not be a stream; errors as of ``built``."""
+    corpus = training_corpus(config)
+    if isinstance(corpus, PairStream):
+        raise ValueError("a stream's pairs have no places: choose data=shards with the same data.path, on the disk")
+    return corpus
+
+
 def corpus_samples(
-    source: Corpus, prepare: Prepare, title: str, workers: int, console: Console
-) -> Callable[[int], Iterable[Numbered]]:
+    source: PairSource,
+    prepare: Prepare,
+    title: str,
+    workers: int,
+    console: Console,
+    *,
+    pairs: Sequence[int] | None = None,
+) -> Callable[[int], Iterable[Sample]]:
     """The corpus from a pair on, in order, under a progress bar.
 
     Args:
@@ -121,34 +97,49 @@ def corpus_samples(
         title: of the bar, which is on a terminal only.
         workers: processes that prepare.
         console: where the bar is.
+        pairs: those to take, all by default.
     """
+    chosen = range(len(source)) if pairs is None else pairs
 
-    def samples(start: int) -> Iterable[Numbered]:
-        dataset: Dataset[Numbered]
-        if isinstance(source, PairStream):
-            dataset, places = _StreamSamples(source, prepare, start), None
-        else:
-            dataset, places = _Samples(source, prepare), range(start, len(source))
-        loader: Iterable[Any] = DataLoader(
-            dataset, sampler=places, batch_size=None, num_workers=workers, collate_fn=_as_it_is
+    def samples(start: int) -> Iterable[Sample]:
+        loader = DataLoader(
+            _Samples(source, prepare),
+            sampler=chosen[start:],
+            batch_size=None,
+            num_workers=workers,
+            collate_fn=as_it_is,
         )
-        return track(
-            loader,
-            title,
-            total=corpus_size(source),
-            completed=start,
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        hidden = not console.is_terminal
+        return track(loader, title, total=len(chosen), completed=start, console=console, transient=True, disable=hidden)
 
     return samples
 
 
-def corpus_size(source: Corpus) -> int | None:
-    """Pairs of a corpus; None of a stream, whose end tells."""
-    return None if isinstance(source, PairStream) else len(source)
+def drawn(total: int, size: int, seed: int, option: str) -> Sequence[int]:
+    """A part of a corpus: so many of its pairs, in their order.
+
+    Args:
+        total: pairs of the corpus.
+        size: pairs to draw; all where there are no more.
+        seed: of the draw, which hangs on nothing else than these three.
+        option: that the size comes from, for the error.
+
+    Raises:
+        ValueError: the size is below 1.
+    """
+    if size < 1:
+        raise ValueError(f"{option} {size} is nothing to read: give 1 or more")
+    if size >= total:
+        return range(total)
+    found = np.random.default_rng(seed).choice(total, size, replace=False, shuffle=False)
+    return packed(np.sort(found))
 
 
-def _as_it_is(sample: Any) -> Any:
+def packed(numbers: NDArray[np.int64]) -> Sequence[int]:
+    """Numbers of pairs as Python's integers, at 8 bytes each."""
+    return array("q", numbers.astype(np.int64).tobytes())
+
+
+def as_it_is(sample: Any) -> Any:
+    """What a worker made, not collated."""
     return sample

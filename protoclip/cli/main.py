@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from protoclip.cli.data import add_data_commands
 from protoclip.cli.errors import exit_code
 
 STAGES = {
@@ -75,12 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("table", help="write the tables of a Markdown file anew from their rows")
     command.add_argument("file", type=Path)
     command.set_defaults(command=_table)
-    command = commands.add_parser("views", help="write a sheet of augmented samples", allow_abbrev=False)
-    command.add_argument("overrides", nargs="*", help="Hydra words, such as data=scenes views=none,light,simclr")
-    command.add_argument("--out", type=Path, default=Path("views.png"), help="the file, views.png by default")
-    command.add_argument("--pairs", type=int, default=6, help="rows of the sheet")
-    command.add_argument("--draws", type=int, default=4, help="samples of each view in a row")
-    command.set_defaults(command=_views)
+    add_data_commands(commands)
     return parser
 
 
@@ -124,9 +120,3 @@ def _table(arguments: argparse.Namespace) -> None:
     rendered = render_blocks(text, arguments.file.parent)
     with replacing(arguments.file) as file:
         file.write(rendered.encode())
-
-
-def _views(arguments: argparse.Namespace) -> None:
-    from protoclip.cli.views import show_views  # noqa: PLC0415
-
-    show_views(arguments.overrides, arguments.out, pairs=arguments.pairs, draws=arguments.draws)

@@ -10,7 +10,8 @@ from torch import Tensor
 from datamodules.region_cache import RegionCache, make_regions
 from protoclip.caches import Sample
 from protoclip.cli.compose import compose_config
-from protoclip.cli.corpus import CorpusPair, corpus_samples, corpus_size, section, training_pairs
+from protoclip.cli.corpus import section, training_corpus
+from protoclip.cli.keyed_corpus import CorpusPair, corpus_size, keyed_samples
 from protoclip.detector import Detector
 from protoclip.ranges import PositiveInt
 
@@ -49,9 +50,9 @@ def detect_regions(words: Sequence[str]) -> None:
     if "detector" not in config:
         raise ValueError("no detector is chosen: add detector=fasterrcnn_resnet50, or another")
     settings = section(Settings, "detector", config)
-    source = training_pairs(config)
+    source = training_corpus(config)
     console = Console()
-    samples = corpus_samples(source, _picture, f"detecting by {settings.name}", config.num_workers, console)
+    samples = keyed_samples(source, _picture, f"detecting by {settings.name}", config.num_workers, console)
     made = make_regions(
         settings.folder,
         settings.model,

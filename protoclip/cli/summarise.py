@@ -8,7 +8,8 @@ from rich.console import Console
 from datamodules.summary_cache import SummaryCache, make_summaries
 from protoclip.caches import Sample
 from protoclip.cli.compose import compose_config
-from protoclip.cli.corpus import CorpusPair, corpus_samples, corpus_size, section, training_pairs
+from protoclip.cli.corpus import section, training_corpus
+from protoclip.cli.keyed_corpus import CorpusPair, corpus_size, keyed_samples
 from protoclip.ranges import PositiveInt
 from protoclip.summarisers import Summariser
 
@@ -45,9 +46,9 @@ def summarise(words: Sequence[str]) -> None:
     if "summariser" not in config:
         raise ValueError("no summariser is chosen: add summariser=t5, or summariser=lead")
     settings = section(Settings, "summariser", config)
-    source = training_pairs(config)
+    source = training_corpus(config)
     console = Console()
-    samples = corpus_samples(source, _caption, f"summarising by {settings.name}", config.num_workers, console)
+    samples = keyed_samples(source, _caption, f"summarising by {settings.name}", config.num_workers, console)
     made = make_summaries(
         settings.folder,
         settings.model,

@@ -9,7 +9,8 @@ from rich.console import Console
 from datamodules.sources import Corpus
 from protoclip.caches import Sample
 from protoclip.cli.compose import compose_config
-from protoclip.cli.corpus import CorpusPair, built, corpus_samples, corpus_size
+from protoclip.cli.corpus import built
+from protoclip.cli.keyed_corpus import CorpusPair, corpus_size, keyed_samples
 from protoclip.cli.translate import translate
 from protoclip.ranges import PositiveInt
 from protoclip.teachers import Encoder, TeacherCache
@@ -62,7 +63,7 @@ def make_caches(words: Sequence[str]) -> None:
 def _make_cache(cache: TeacherCache, source: Corpus, batch_size: int, workers: int) -> None:
     console = Console()
     prepare = partial(_prepared, cache.encoder)
-    samples = corpus_samples(source, prepare, f"encoding by {cache.name}", workers, console)
+    samples = keyed_samples(source, prepare, f"encoding by {cache.name}", workers, console)
     encoded = encode_corpus(cache, samples, corpus=source.fingerprint, pairs=corpus_size(source), batch_size=batch_size)
     facts = cache.facts
     if not encoded:

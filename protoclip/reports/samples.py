@@ -34,7 +34,7 @@ class SampleRow:
     views: Mapping[str, Sequence[Tensor]]
     """By the title of their group: uint8 [3, height, width], as many of a group in every row."""
     lines: Sequence[str] = ()
-    """What else there is to say, beneath the caption, each cut to the width of the page."""
+    """What else there is to say, beneath the caption."""
 
 
 def sample_sheet(
@@ -106,7 +106,7 @@ def _pixels(picture: Picture) -> Array:
 
 
 def _wrapped(row: SampleRow, width: float) -> list[str]:
-    """A row's text in lines of a width in inches, its caption cut after ``CAPTION_LINES`` of them."""
+    """A row's text in lines of a width in inches, each of its parts cut after ``CAPTION_LINES`` of them."""
     letters = int(width * 72 / (0.62 * FONT_SIZE))
-    lines = textwrap.wrap(row.caption, letters, max_lines=CAPTION_LINES, placeholder=" …")
-    return lines + [textwrap.shorten(line, letters, placeholder=" …") for line in row.lines]
+    parts = (row.caption, *row.lines)
+    return [line for part in parts for line in textwrap.wrap(part, letters, max_lines=CAPTION_LINES, placeholder=" …")]

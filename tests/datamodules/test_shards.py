@@ -271,7 +271,7 @@ def test_wrong_json_is_told_when_read(tmp_path: Path) -> None:
         b"{": "not a JSON object",
         b"\xff": "not a JSON object",
         b"[" * 100_000: "not a JSON object",
-        b"[1]": "no JSON object with 'caption': set caption_keys",
+        b"[1]": "not a JSON object",
         b'{"other": "x"}': "no JSON object with 'caption': set caption_keys",
         b'{"caption": null}': "'caption' is no text",
         b'{"caption": ["a", 1]}': "'caption' is no text",

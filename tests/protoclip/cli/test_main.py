@@ -6,7 +6,8 @@ import sys
 QUICK = """
 import contextlib, io, sys, time
 from protoclip.cli import main, train
-own = [(main, [*words, "--help"]) for words in ([], ["compare"], ["teacher"], ["runs"], ["table"], ["views"])]
+names = ("", "compare", "teacher", "runs", "table", "data", "data check", "data convert", "data show")
+own = [(main, [*name.split(), "--help"]) for name in names]
 for command, words in [*own, (train, ["--help"])]:
     start, out = time.perf_counter(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):

@@ -84,8 +84,8 @@ def test_further_lines_stand_beneath_the_caption(tmp_path: Path, saved: list[Fig
     assert caption == "a caption"
     assert lines[0] == "text: a red dog"
     assert lines[1].startswith("masked: word word")
-    assert lines[1].endswith(" …")
-    assert len(lines) == 2
+    assert lines[-1].endswith(" …")
+    assert len(lines) == 3
 
 
 @pytest.mark.parametrize("columns", [COLUMNS[:1], COLUMNS])

@@ -1,4 +1,4 @@
-"""``protoclip views``: a sheet of samples as training makes them, under one or several named views."""
+"""``protoclip data show``: a sheet of pairs as they are, and as training sees them under one or several named views."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,7 +21,7 @@ PASSES = ("extract", "train")
 """Those over an episode, in their order."""
 
 
-def show_views(
+def show_pairs(
     words: Sequence[str], path: Path, *, pairs: int = 6, draws: int = 4, console: Console | None = None
 ) -> None:
     """Write a sheet of the first pairs of episode 0, each as it is and under several draws of every view.
@@ -79,18 +79,25 @@ def _row(
 ) -> SampleRow:
     mean, std = config.datamodule.get("mean", MEAN), config.datamodule.get("std", STD)
     views: dict[str, list[Tensor]] = {}
-    lines: list[str] = []
+    told: dict[str, list[str]] = {}
     for name, datamodule in datamodules.items():
         dataset = datamodule.dataset
         samples = [dataset[replace(key, episode=episode, purpose=purpose)] for episode, purpose in passes]
         for view in dataset.image_views:
             views[f"{name}: {view}"] = [to_pixels(sample[view], mean=mean, std=std) for sample in samples]
-        told = {view: [_read(datamodule, sample[view]) for sample in samples] for view in dataset.text_views}
-        told |= {view: [f"{_boxes(sample[view])} boxes" for sample in samples] for view in dataset.region_views}
-        for view, texts in told.items():
-            lines += [f"{name}: {view}: {text}" for text in dict.fromkeys(texts)]
+        texts = {view: [_read(datamodule, sample[view]) for sample in samples] for view in dataset.text_views}
+        texts |= {view: [f"{_boxes(sample[view])} boxes" for sample in samples] for view in dataset.region_views}
+        told[name] = [f"{view}: {text}" for view, drawn in texts.items() for text in dict.fromkeys(drawn)]
     pair = next(iter(datamodules.values())).dataset.pair(key)
-    return SampleRow(pair.picture, f"{pair.index}: {pair.caption}", views, lines)
+    return SampleRow(pair.picture, f"{pair.index}: {pair.caption}", views, _lines(told))
+
+
+def _lines(told: Mapping[str, Sequence[str]]) -> list[str]:
+    """What all named views tell, once; the names in front where they tell different things."""
+    first, *others = told.values()
+    if all(other == first for other in others):
+        return [*first]
+    return [f"{name}: {line}" for name, lines in told.items() for line in lines]
 
 
 def _read(datamodule: ImageTextDataModule, ids: Tensor) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 from datamodules.datamodule import ImageTextDataModule
 from datamodules.scenes import ScenePairs
 from datamodules.views import to_pixels
-from protoclip.cli import main, views
+from protoclip.cli import data_show, main
 from protoclip.cli.build import build_datamodule
 from protoclip.cli.compose import compose_config
 from protoclip.reports.samples import SampleRow
@@ -35,7 +35,7 @@ def sheets(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     def draw(path: Path, rows: Sequence[SampleRow], **options: Any) -> None:
         drawn.append({"rows": rows, **options})
 
-    monkeypatch.setattr(views, "sample_sheet", draw)
+    monkeypatch.setattr(data_show, "sample_sheet", draw)
     return drawn
 
 
@@ -49,7 +49,7 @@ def passes(datamodule: ImageTextDataModule, view: str = "image") -> dict[str, Te
 
 def test_shows_what_a_run_sees(tmp_path: Path, sheets: list[dict[str, Any]]) -> None:
     words = [*TINY, "seed=3", "+datamodule.mean=[0.4,0.5,0.6]", "+datamodule.std=[0.2,0.3,0.4]"]
-    views.show_views([*words, "views=none,light"], tmp_path / "sheet.png", pairs=3, draws=4)
+    data_show.show_pairs([*words, "views=none,light"], tmp_path / "sheet.png", pairs=3, draws=4)
     (sheet,) = sheets
     assert sheet["title"] == "scenes, 32 pixels, seed 3"
     assert sheet["columns"] == ["extract 0", "train 0", "extract 1", "train 1"]
@@ -80,7 +80,7 @@ def test_texts_and_regions_are_told(tmp_path: Path, sheets: list[dict[str, Any]]
         f"+views.text_views.eda={{{target}.eda.EDA, wordnet: {write_wordnet(tmp_path / 'wordnet')}}}",
         f"+views.region_views.regions={{{target}.region_view.Regions}}",
     )
-    views.show_views([*TINY, *words], tmp_path / "sheet.png", pairs=8, draws=2)
+    data_show.show_pairs([*TINY, *words], tmp_path / "sheet.png", pairs=8, draws=2)
     datamodule = build_datamodule(compose_config([*TINY, *words]))
     seen = {view: passes(datamodule, view) for view in ("text", "masked", "eda")}
     assert isinstance(datamodule.tokenize, Tokenizer)
@@ -88,29 +88,31 @@ def test_texts_and_regions_are_told(tmp_path: Path, sheets: list[dict[str, Any]]
     read = datamodule.tokenize.decode
     for position, row in enumerate(sheets[0]["rows"]):
         draws = {view: [read(seen[view][name][position]) for name in ("extract 0", "train 0")] for view in seen}
-        expected = [f"crop: {view}: {text}" for view in seen for text in dict.fromkeys(draws[view])]
+        expected = [f"{view}: {text}" for view in seen for text in dict.fromkeys(draws[view])]
         boxes = len(datamodule.train.regions(int(datamodule.plan.indices(0)[position])))
-        assert row.lines == [*expected, f"crop: regions: {boxes} boxes"]
+        assert row.lines == [*expected, f"regions: {boxes} boxes"]
         assert len(set(draws["text"])) == 1
         assert all("<mask>" in text for text in draws["masked"])
-    changed = [line for row in sheets[0]["rows"] for line in row.lines if line.startswith("crop: eda")]
+    changed = [line for row in sheets[0]["rows"] for line in row.lines if line.startswith("eda")]
     assert len(changed) > 8
 
 
 def test_without_a_choice_the_views_of_the_config(tmp_path: Path, sheets: list[dict[str, Any]]) -> None:
-    views.show_views(TINY, tmp_path / "sheet.png", pairs=99, draws=1)
-    views.show_views([*TINY, "+views.image_views.second=${views.image_views.image}"], tmp_path / "sheet.png", pairs=1)
+    data_show.show_pairs(TINY, tmp_path / "sheet.png", pairs=99, draws=1)
+    data_show.show_pairs(
+        [*TINY, "+views.image_views.second=${views.image_views.image}"], tmp_path / "sheet.png", pairs=1
+    )
     assert [len(sheet["rows"]) for sheet in sheets] == [16, 1]
     assert [list(sheet["rows"][0].views) for sheet in sheets] == [["crop: image"], ["crop: image", "crop: second"]]
 
 
 def test_the_command_writes_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "new" / "sheet.png"
-    assert main(["views", *TINY, "views=simclr", "--out", str(path), "--pairs", "2", "--draws", "2"]) == 0
+    assert main(["data", "show", *TINY, "views=simclr", "--out", str(path), "--pairs", "2", "--draws", "2"]) == 0
     assert "sheet.png" in capsys.readouterr().out
     with Image.open(path) as sheet:
         assert min(sheet.size) > 200
-    assert main(["views", "--out", str(path), "--pairs", "1", "--draws", "2", *TINY]) == 0
+    assert main(["data", "show", "--out", str(path), "--pairs", "1", "--draws", "2", *TINY]) == 0
 
 
 @pytest.mark.parametrize(
@@ -126,7 +128,7 @@ def test_the_command_writes_a_file(tmp_path: Path, capsys: pytest.CaptureFixture
     ],
 )
 def test_mistakes_in_one_line(words: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["views", *(word for word in TINY if "num_pairs" not in word), *words]) == 2
+    assert main(["data", "show", *(word for word in TINY if "num_pairs" not in word), *words]) == 2
     error = capsys.readouterr().err
     assert told in error
     assert error.count("\n") == 1
