@@ -14,8 +14,10 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from datamodules.sources import PairStream
 from protoclip.cli.build import build_datamodule, check_settings
 from protoclip.cli.compose import compose_config
+from protoclip.cli.corpus import training_corpus
 from protoclip.cli.experiment import run_experiment, screen
 from protoclip.cli.explain import explain
 from protoclip.cli.figures import draw_embeddings, draw_prototypes
@@ -43,12 +45,13 @@ def compare(words: Sequence[str], *, console: Console | None = None) -> Path:
 
     Raises:
         ValueError: there is nothing to compare, an arm takes the cost of an arm that does not come before it, or an
-            arm's teacher has no cache.
+            arm's teacher has no cache; or the gallery is of a stream.
     """
     console = console or screen()
     base = compose_config(words)
     comparison = _read(base)
     _check_teachers(words, comparison)
+    _check_gallery(words, comparison)
     if len(comparison.judged) < len(comparison.claims):
         console.print("claims about arms that are not in compare.arms are left out")
 
@@ -90,6 +93,13 @@ def _check_teachers(words: Sequence[str], comparison: Comparison) -> None:
         if config.teachers:
             check_settings(config)
             build_datamodule(config)
+
+
+def _check_gallery(words: Sequence[str], comparison: Comparison) -> None:
+    """Refuse a gallery of prototypes that cannot be drawn, before the arms are trained."""
+    arm = comparison.arms.get(comparison.prototypes_of or "")
+    if arm and isinstance(training_corpus(compose_config([*words, *arm.overrides])), PairStream):
+        raise ValueError("a stream's pairs cannot be looked up for a gallery: set compare.prototypes_of=null")
 
 
 def _length_words(key: str, comparison: Comparison, finished: Mapping[Job, Run]) -> list[str]:

@@ -15,6 +15,7 @@ from protoclip.cli.compare import compare
 from protoclip.cli.compose import compose_config
 from protoclip.reports.rows import read_rows
 from tests.conftest import TINY
+from tests.streams import streamed, write_corpus
 
 ARMS = (
     "compare=scenes",
@@ -144,3 +145,12 @@ def test_mistakes_are_told_before_anything_runs(
     assert main(["compare", *more, word]) == 2
     assert told in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_gallery_of_a_stream_is_refused_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stream = streamed(write_corpus(tmp_path / "corpus"))
+    assert main(["compare", *words(tmp_path / "runs", *stream)]) == 2
+    assert "set compare.prototypes_of=null" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
