@@ -45,6 +45,7 @@ class FaultCounter:
         self._episode = -1
         self._seen = 0
         self._replaced = 0
+        self._passed = 0
         self._early = 0  # faults of a stream since the last batch, which may be of the next one's episode
         self._last = ""  # of them
 
@@ -60,7 +61,7 @@ class FaultCounter:
         """
         episode, replaced = int(batch["episode"][0]), batch["replaced"]
         if episode != self._episode:
-            self._episode, self._seen, self._replaced = episode, 0, 0
+            self._episode, self._seen, self._replaced, self._passed = episode, 0, 0, 0
         self._seen += len(replaced)
         unreadable: list[int] = replaced[replaced >= 0].tolist()
         for index in unreadable:
@@ -69,13 +70,15 @@ class FaultCounter:
                 self._unreadable[index] = fault.kind
                 self._tell(fault.kind, index, f"pair {index} is replaced: {fault.reason}")
             self.counts[self._unreadable[index]] += 1
-        self._replaced += len(unreadable) + self._early
+        self._replaced += len(unreadable)
+        self._passed += self._early
         self._early = 0
-        whole = part * math.ceil(self._seen / part)  # an episode is read once for prototypes, and once for training
-        if self._replaced > self._max_share * whole:
+        # An episode is read once for prototypes, and once for training; what a stream passes over comes on top
+        whole = part * math.ceil(self._seen / part) + self._passed
+        if self._replaced + self._passed > self._max_share * whole:
             last = self._fault(unreadable[-1]).reason if unreadable else self._last
             raise ValueError(
-                f"{self._replaced} of {whole:.0f} samples of episode {episode} cannot be read, the last because of "
+                f"{self._replaced + self._passed} of {whole:.0f} samples of episode {episode} cannot be read, the last because of "
                 f"{last}; mend the corpus, or raise data.max_faults={self._max_share:g}"
             )
 
