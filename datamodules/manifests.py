@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow.parquet
-from PIL import Image
+from torch import Tensor
 
 from datamodules.locations import PackedTexts, existing_file
 from datamodules.pictures import decode_picture
@@ -85,7 +85,7 @@ class ManifestPairs(PairSource):
         """The path of its picture, as the manifest has it."""
         return self._paths[index]
 
-    def image(self, index: int) -> Image.Image:
+    def image(self, index: int) -> Tensor:
         """The RGB picture of a sample.
 
         Raises:

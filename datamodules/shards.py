@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from torch import Tensor
 
 from datamodules.locations import PackedTexts, cache_folder, matching_files, plain_tar, shard_table
 from datamodules.manifests import read_classnames
@@ -144,7 +144,7 @@ class _ShardPictures(Pictures):
     def __len__(self) -> int:
         return len(self._samples)
 
-    def image(self, index: int) -> Image.Image:
+    def image(self, index: int) -> Tensor:
         """The RGB picture of a sample; an UnreadableSample where it is broken."""
         sample = int(self._samples[index])
         return decode_picture(self._index.read(sample, self._pictures[index]), self._index.name(sample))
