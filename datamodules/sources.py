@@ -86,6 +86,11 @@ class PairSource(Pictures):
 
     faults: Mapping[FaultKind, int] = MappingProxyType({})
 
+    @property
+    def strata(self) -> Sequence[tuple[int, float]] | None:
+        """Sizes of the corpus' parts, in order, and the share of an episode that each has; None: it is one part."""
+        return None
+
     def key(self, index: int) -> str:
         """The name of a sample in its corpus, by which others find it; its number where it has none."""
         return str(index)

@@ -134,7 +134,7 @@ class Crop:
         )
 
     def __call__(self, picture: Picture) -> Picture:
-        """A view of a picture, of its kind; a tensor's planes lie one after the other, as later steps read them best."""
+        """A view of the picture's kind; a tensor's planes lie one after the other, as later steps read them best."""
         original = self.original
         if not isinstance(picture, Tensor):
             view: Picture = original(picture)

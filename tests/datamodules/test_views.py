@@ -205,7 +205,7 @@ def test_photos_are_resized_as_pillow_does_it_within_rounding() -> None:
 
 @pytest.mark.parametrize("side", [20, 48])
 def test_crops_are_those_of_torchvision(side: int) -> None:
-    ours = Crop(32, (0.3, 1.0))
+    ours = v2.Compose([Crop(32, (0.3, 1.0))])
     theirs = v2.RandomResizedCrop(32, (0.3, 1.0), interpolation=InterpolationMode.BICUBIC, antialias=True)
     planes = picture(side)
     for pixels in (planes, planes.permute(1, 2, 0).contiguous().permute(2, 0, 1)):
