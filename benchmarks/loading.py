@@ -19,7 +19,7 @@ from unittest.mock import patch
 import numpy as np
 import open_clip
 import torch
-from open_clip_train import data as open_clip_data
+from open_clip_train import data as open_clip_data  # type: ignore[import-untyped]
 from PIL import Image
 from torch.utils.data import default_collate
 from webdataset.tariterators import tar_file_expander
