@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from torch import Tensor
 
 from datamodules.locations import PackedTexts, existing_file
 from datamodules.pictures import decode_picture
@@ -54,7 +54,7 @@ class CocoPairs(PairSource):
         """The name of its picture."""
         return self._names[index]
 
-    def image(self, index: int) -> Image.Image:
+    def image(self, index: int) -> Tensor:
         """The RGB picture of a sample.
 
         Raises:

@@ -30,7 +30,7 @@ class ImageTextDataModule(pl.LightningDataModule):
 
     Args:
         train: corpus of pairs, or a stream of them.
-        plan: from the corpus' size to its episodes; a stream has none.
+        plan: from the corpus' size, None of a stream, and its strata to its episodes.
         image_views: for each image view a function ``(image_size, *, mean, std)`` that gives its transform.
         text_views: what makes each text view.
         tokenize: captions to ids.
@@ -42,6 +42,7 @@ class ImageTextDataModule(pl.LightningDataModule):
         test: picture sets by name, looked at afterwards.
         evaluation_batch_size: pictures of a batch without gradient.
         num_workers: loader processes.
+        prefetch: batches that each of them makes ahead.
         seed: of episodes, captions and augmentations.
         max_faults: largest share of an episode's samples that may be replaced because they cannot be read.
         teachers: caches of external teachers' features by name.
@@ -56,7 +57,7 @@ class ImageTextDataModule(pl.LightningDataModule):
     def __init__(
         self,
         train: Corpus,
-        plan: Callable[[int | None], EpisodePlan],
+        plan: Callable[..., EpisodePlan],
         *,
         image_views: Mapping[str, Callable[..., PictureTransform]],
         text_views: Mapping[str, TextView],
@@ -69,6 +70,7 @@ class ImageTextDataModule(pl.LightningDataModule):
         test: Mapping[str, Pictures] | None = None,
         evaluation_batch_size: PositiveInt = 256,
         num_workers: NonNegativeInt = 0,
+        prefetch: PositiveInt = 2,
         seed: int = 0,
         max_faults: Share = 0.1,
         teachers: Mapping[str, TeacherCache] | None = None,
@@ -77,7 +79,7 @@ class ImageTextDataModule(pl.LightningDataModule):
         super().__init__()
         self.corpus = train
         self.stream = train if isinstance(train, PairStream) else None
-        self.plan = plan(None if isinstance(train, PairStream) else len(train))
+        self.plan = plan(None) if isinstance(train, PairStream) else plan(len(train), strata=train.strata)
         EpisodeSampler(self.plan, purpose="train", batch_size=batch_size)  # refuses what does not fit, before training
         self.teachers = dict(teachers or {})
         for cache in self.teachers.values():
@@ -88,6 +90,7 @@ class ImageTextDataModule(pl.LightningDataModule):
         self.test = dict(test or {})
         self.evaluation_batch_size = evaluation_batch_size
         self.num_workers = num_workers
+        self.prefetch = prefetch
         self.evaluation_transform = evaluation_transform(image_size, mean=mean, std=std)
         self.dataset = EpisodeDataset(
             train,
@@ -214,20 +217,29 @@ class ImageTextDataModule(pl.LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _loader(self, dataset: Any, *, persistent: bool = True, **options: Any) -> Loader:
+        return DataLoader(dataset, **self._loading(persistent), **options)
+
+    def _loading(self, persistent: bool) -> dict[str, Any]:
+        """How batches are made: by workers that stay, ahead, and where they go to a GPU in memory that it reads."""
         workers = self.num_workers
-        return DataLoader(dataset, num_workers=workers, persistent_workers=persistent and workers > 0, **options)
+        device = self.trainer.strategy.root_device if self.trainer else None
+        return {
+            "num_workers": workers,
+            "persistent_workers": persistent and workers > 0,
+            "prefetch_factor": self.prefetch if workers else None,
+            "pin_memory": isinstance(device, torch.device) and device.type == "cuda",
+        }
 
     def _stream_loader(
         self, stream: PairStream, dataset: EpisodeDataset, of: Pass, episode: int, *, persistent: bool = True
     ) -> StreamLoader:
         return StreamLoader(
             StreamParts(stream, dataset, of),
-            num_workers=self.num_workers,
             episode=episode,
             begin=self._begin,
             see=self._faults.see_faults,
             finish=self._finish_pass,
-            persistent_workers=persistent and self.num_workers > 0,
+            **self._loading(persistent),
         )
 
     def _begin(self, episode: int) -> Tensor:

@@ -4,9 +4,9 @@ An episode is m pairs drawn from the corpus, and one Lightning epoch. ``refresh_
 they share their pairs and captions, and so their prototype labels, which are kept by position in the episode.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -42,6 +42,11 @@ class EpisodePlan:
         replacement: draw with replacement inside an episode, as ProtoCLIP's code does.
         draw: ``independent`` draws each block anew (the paper); ``partition`` cuts a permutation of the corpus into
             blocks, a new permutation for each pass; what does not fill a block is left out of that pass.
+        strata: sizes and weights of the corpus' parts, in its order; each block has so many pairs of each part, drawn
+            as from a corpus of its own, with passes of its own. None: the corpus is one part.
+
+    Attributes:
+        counts: pairs of each part in a block.
 
     Raises:
         ValueError: sizes or options that do not fit together.
@@ -55,6 +60,7 @@ class EpisodePlan:
         refresh_every: PositiveInt = 1,
         replacement: bool = False,
         draw: Literal["independent", "partition"] = "independent",
+        strata: Sequence[tuple[int, float]] | None = None,
     ) -> None:
         if draw not in DRAWS:
             raise ValueError(f"episode.draw is one of {', '.join(DRAWS)}, not {draw!r}")
@@ -75,6 +81,26 @@ class EpisodePlan:
         self.refresh_every = refresh_every
         self.replacement = replacement
         self.draw = draw
+        self.strata = None if strata is None else [(part, float(weight)) for part, weight in strata]
+        self.counts = [size] if self.strata is None else self._shares(self.strata)
+        self._permutations: dict[tuple[int, ...], tuple[int, np.ndarray]] = {}
+
+    def _shares(self, strata: Sequence[tuple[int, float]]) -> list[int]:
+        """Pairs of each part in a block: its share rounded down, and one more where most was rounded away."""
+        assert sum(part for part, _ in strata) == self.corpus_size
+        total = sum(weight for _, weight in strata)
+        wanted = np.array([self.size * weight / total for _, weight in strata])
+        counts = np.floor(wanted).astype(int)
+        counts[np.argsort(counts - wanted, kind="stable")[: self.size - counts.sum()]] += 1
+        shares: list[int] = counts.tolist()
+        for number, (count, (part, weight)) in enumerate(zip(shares, strata, strict=True), start=1):
+            told = f"an episode of {self.size} pairs takes {count} from source {number} of {len(strata)}"
+            if count < 1:
+                raise ValueError(f"{told}, of weight {weight:g}: raise its weight or episode.size, or leave it out")
+            if count > part and not self.replacement:
+                mend = "lower its weight or episode.size"
+                raise ValueError(f"{told}, which has {part}: {mend}, or set episode.replacement=true")
+        return shares
 
     def block(self, episode: int) -> int:
         """The block that an episode belongs to."""
@@ -83,19 +109,43 @@ class EpisodePlan:
     def indices(self, block: int) -> np.ndarray:
         """Corpus indices of a block by position [size]; a stream has none."""
         assert self.corpus_size is not None
-        if self.draw == "partition":
-            per_pass = self.corpus_size // self.size
-            order = self._generator("partition", block // per_pass).permutation(self.corpus_size)
-            start = block % per_pass * self.size
-            return order[start : start + self.size]
-        return self._generator("draw", block).choice(self.corpus_size, self.size, replace=self.replacement)
+        if self.strata is None:
+            return self._part(block, self.corpus_size, self.size)
+        sizes = [part for part, _ in self.strata]
+        starts = np.cumsum([0, *sizes])
+        parts = [
+            starts[number] + self._part(block, part, count, number)
+            for number, (part, count) in enumerate(zip(sizes, self.counts, strict=True))
+        ]
+        return np.concatenate(parts)[self._generator("mix", block).permutation(self.size)]
+
+    def _part(self, block: int, corpus_size: int, size: int, *part: int) -> np.ndarray:
+        """Places in a part of the corpus, or in all of it, that a block has."""
+        if self.draw == "independent":
+            return self._generator("draw", block, *part).choice(corpus_size, size, replace=self.replacement)
+        per_pass = corpus_size // size
+        order = self._permutation(corpus_size, block // per_pass, *part)
+        start = block % per_pass * size
+        return order[start : start + size].copy()
+
+    def _permutation(self, corpus_size: int, number: int, *part: int) -> np.ndarray:
+        """The order of a pass; the last one is kept, or a block of any size would cost as much as the whole corpus."""
+        kept, order = self._permutations.get(part, (None, None))
+        if order is None or kept != number:
+            order = self._generator("partition", number, *part).permutation(corpus_size)
+            self._permutations[part] = number, order
+        return order
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the permutations, which are as large as the corpus."""
+        return {**self.__dict__, "_permutations": {}}
 
     def order(self, episode: int) -> np.ndarray:
         """Positions in the order in which an episode trains on them [size]."""
         return self._generator("order", episode).permutation(self.size)
 
-    def _generator(self, purpose: str, number: int) -> np.random.Generator:
-        return np.random.default_rng(derive_seed(self.seed, purpose, number))
+    def _generator(self, purpose: str, *numbers: int) -> np.random.Generator:
+        return np.random.default_rng(derive_seed(self.seed, purpose, *numbers))
 
 
 class EpisodeSampler(Sampler[SampleKey]):

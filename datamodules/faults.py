@@ -77,8 +77,9 @@ class FaultCounter:
         whole = part * math.ceil(self._seen / part) + self._passed
         if self._replaced + self._passed > self._max_share * whole:
             last = self._fault(unreadable[-1]).reason if unreadable else self._last
+            bad = self._replaced + self._passed
             raise ValueError(
-                f"{self._replaced + self._passed} of {whole:.0f} samples of episode {episode} cannot be read, the last because of "
+                f"{bad} of {whole:.0f} samples of episode {episode} cannot be read, the last because of "
                 f"{last}; mend the corpus, or raise data.max_faults={self._max_share:g}"
             )
 

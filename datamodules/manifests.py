@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet
 from numpy.typing import NDArray
-from PIL import Image
+from torch import Tensor
 
 from datamodules.columns import read_numbers
 from datamodules.locations import PackedTexts, existing_file
@@ -88,7 +88,7 @@ class ManifestPairs(PairSource):
         """The path of its picture, as the manifest has it."""
         return self._paths[index]
 
-    def image(self, index: int) -> Image.Image:
+    def image(self, index: int) -> Tensor:
         """The RGB picture of a sample.
 
         Raises:

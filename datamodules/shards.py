@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from torch import Tensor
 
 from datamodules.fault_tally import SHARD_FAULTS, one_line
 from datamodules.manifests import read_classnames
@@ -41,7 +41,7 @@ class _ShardPictures(Pictures):
     def __len__(self) -> int:
         return len(self._samples)
 
-    def image(self, index: int) -> Image.Image:
+    def image(self, index: int) -> Tensor:
         """The RGB picture of a sample; an UnreadableSample where it is broken."""
         return decode_picture(self.encoded(index), self._index.name(int(self._samples[index])))
 

@@ -92,6 +92,11 @@ class PairSource(Pictures):
 
     faults: Mapping[FaultKind, int] = MappingProxyType({})
 
+    @property
+    def strata(self) -> Sequence[tuple[int, float]] | None:
+        """Sizes of the corpus' parts, in order, and the share of an episode that each has; None: it is one part."""
+        return None
+
     def key(self, index: int) -> str:
         """The name of a sample in its corpus, by which others find it; its number where it has none."""
         return str(index)
@@ -184,7 +189,7 @@ class PairStream(ABC):
     themselves, so what is read does not depend on how many they are.
 
     Attributes:
-        fingerprint: hash of what the stream is read from.
+        fingerprint: hash of what decides which pairs come, and when.
         lanes: that processes and workers divide among themselves.
         sources: rows of a lane's cursor.
         shuffle: pairs of each lane that training draws from.

@@ -226,19 +226,17 @@ class StreamLoader:
 
     Args:
         parts: what workers make.
-        num_workers: loader processes.
         episode: the first one.
         begin: gives the cursors at the beginning of an episode's block.
         see: is told the faults of each batch.
         finish: takes the pass, its episode, where this process' lanes stand at the end, and what ties its samples.
-        options: of the DataLoader.
+        options: of the DataLoader; whole batches are pinned.
     """
 
     def __init__(
         self,
         parts: StreamParts,
         *,
-        num_workers: int,
         episode: int,
         begin: Callable[[int], Tensor],
         see: Callable[[list[Fault]], None],
@@ -251,8 +249,9 @@ class StreamLoader:
         self._begin = begin
         self._see = see
         self._finish = finish
-        self._workers = max(1, num_workers)
-        self._loader = DataLoader(parts, batch_size=None, collate_fn=None, num_workers=num_workers, **options)
+        self._workers = max(1, options["num_workers"])
+        self._pinned = options.pop("pin_memory")
+        self._loader = DataLoader(parts, batch_size=None, collate_fn=None, **options)
 
     def set_epoch(self, epoch: int) -> None:
         """Go to an episode; takes effect at the next iteration."""
@@ -268,7 +267,7 @@ class StreamLoader:
         seen: list[Batch] = []
         for number in range(1, len(self) + 1):
             parts = [next(made) for _ in range(self._workers)]
-            batch = _joined(parts)
+            batch = _joined(parts, pinned=self._pinned)
             seen.append({name: batch[name] for name in TIED})
             self._see([fault for part in parts for fault in part.faults])
             if number == len(self):  # the trainer does not ask behind the last batch
@@ -281,13 +280,14 @@ class StreamLoader:
             yield batch
 
 
-def _joined(parts: list[Part]) -> Batch:
+def _joined(parts: list[Part], *, pinned: bool) -> Batch:
     """One batch of its parts, in the order of the slots."""
     filled = [part for part in parts if len(part.slots)]
     batch: Batch = {}
     for name in filled[0].batch:
         pieces = [part.batch[name] for part in filled]
-        whole = pieces[0].new_empty(sum(map(len, pieces)), *pieces[0].shape[1:])
+        shape = (sum(map(len, pieces)), *pieces[0].shape[1:])
+        whole = torch.empty(shape, dtype=pieces[0].dtype, pin_memory=pinned)
         for part, piece in zip(filled, pieces, strict=True):
             whole[part.slots] = piece
         batch[name] = whole

@@ -57,7 +57,7 @@ class ShardStream(PairStream):
         self.image_keys = list(image_keys)
         self.caption_keys = list(caption_keys)
         self._wanted = {key.partition(":")[0] for key in (*image_keys, *caption_keys)}
-        described = [[shard_name(url) for url in self.urls], self.image_keys, self.caption_keys]
+        described = [[shard_name(url) for url in self.urls], lanes, shuffle, self.image_keys, self.caption_keys]
         self.fingerprint = hashlib.sha256(json.dumps(described).encode()).hexdigest()
 
     def reader(self, lane: int, cursor: Cursor, seed: int, report: Report) -> LaneReader:  # noqa: D102

@@ -100,8 +100,7 @@ class Augmentation:
                 f"set the view's blur_kernel to {2 * image_size - 1} or less, or towers.image_size to "
                 f"{self.blur_kernel // 2 + 1} or more"
             )
-        bicubic = v2.InterpolationMode.BICUBIC
-        crop = v2.RandomResizedCrop(image_size, self.crop_scale, interpolation=bicubic, antialias=True)
+        crop = Crop(image_size, self.crop_scale)
         transform: PictureTransform = v2.Compose([crop, *self.steps, Normalisation(mean, std)])
         return transform
 
@@ -119,6 +118,31 @@ def to_pixels(view: Tensor, *, mean: Sequence[float] = MEAN, std: Sequence[float
     """The picture that a view shows: uint8 [3, height, width] of normalised channels."""
     means, stds = (torch.tensor(constants).view(3, 1, 1) for constants in (mean, std))
     return ((view * stds + means).clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+class Crop:
+    """torchvision's random resized crop, bit for bit, and quicker on tensors: torch resizes dense channels last best.
+
+    Args:
+        image_size: side of the result.
+        scale: share of the area that is kept.
+    """
+
+    def __init__(self, image_size: int, scale: Sequence[float]) -> None:
+        self.original = v2.RandomResizedCrop(
+            image_size, scale, interpolation=v2.InterpolationMode.BICUBIC, antialias=True
+        )
+
+    def __call__(self, picture: Picture) -> Picture:
+        """A view of the picture's kind; a tensor's planes lie one after the other, as later steps read them best."""
+        original = self.original
+        if not isinstance(picture, Tensor):
+            view: Picture = original(picture)
+            return view
+        window = functional.crop_image(picture, **original.make_params([picture]))
+        dense = window.unsqueeze(0).contiguous(memory_format=torch.channels_last)
+        resized: Tensor = functional.resize_image(dense, original.size, original.interpolation, antialias=True)
+        return resized[0].contiguous()
 
 
 class Normalisation:

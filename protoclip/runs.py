@@ -33,6 +33,7 @@ UNHASHED = (
     "datamodule.validation",
     "datamodule.test",
     "datamodule.num_workers",
+    "datamodule.prefetch",
     "datamodule.max_faults",
     "datamodule.teachers",
     "callbacks.prototype_refresh.folder",

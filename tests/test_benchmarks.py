@@ -14,6 +14,7 @@ ROWS = {
     "prototypes": ["back_translate", "kmeans/faiss", "refresh"],
     "loss": ["prototype_loss/soft", "prototype_loss/hard"],
     "episode": ["episode"],
+    "loading": ["loading"],
     "locked": ["step/locked_image_tuning/clip", "step/locked_image_tuning/protoclip"],
 }
 WITHOUT_PEER = {"refresh"}

@@ -45,6 +45,7 @@ GROUPS = {
     *("callbacks", "compare", "data", "detector", "distillation", "evaluation", "experiment", "logger"),
     *("method", "optimizer", "recipe", "summariser", "teacher", "term", "towers", "trainer", "view", "views"),
 }
+SCENES = "_target_:datamodules.scenes.ScenePairs,split:train,size:2048,image_size:32"
 TOOLS: dict[str, tuple[type, type]] = {"detector": (Detector, RegionCache), "summariser": (Summariser, SummaryCache)}
 """Groups of a model that goes through a corpus once, and of what it writes."""
 
@@ -64,6 +65,8 @@ def words_of(option: str, manifest: Path) -> list[str]:
         words.append(f"data.path={manifest.parent}")
     if (name in {"manifest", "shards"} and group == "data") or (option in PAPERS and group == "experiment"):
         words.append(f"data.path={manifest}")
+    if option == "data/mix":
+        words += [f"+data.sources.{name}={{{SCENES},seed:{seed}}}" for seed, name in enumerate(("one", "other"))]
     if option in NEEDS_TEACHER or group == "distillation":
         words.append("teacher=minilm")
     return words

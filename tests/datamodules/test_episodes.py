@@ -100,6 +100,75 @@ def test_refresh_every_keeps_the_pairs_of_a_block() -> None:
     assert [episode[0].episode for episode in keys] == list(range(6))
 
 
+STRATA = [(12, 1.0), (30, 2.0), (7, 1.0)]
+
+
+def parts(drawn: list[int]) -> list[list[int]]:
+    """Places in each of the strata."""
+    return [[i for i in drawn if i < 12], [i - 12 for i in drawn if 12 <= i < 42], [i - 42 for i in drawn if i >= 42]]
+
+
+@pytest.mark.parametrize("draw", ["independent", "partition"])
+def test_a_block_has_its_share_of_each_stratum(draw: Draw) -> None:
+    plan = EpisodePlan(49, 15, draw=draw, strata=STRATA)
+    assert plan.counts == [4, 7, 4]  # of 3.75, 7.5 and 3.75
+    forward = [indices(plan, block) for block in range(12)]
+    for drawn in forward:
+        assert [len(part) for part in parts(drawn)] == [4, 7, 4]
+        assert len(set(drawn)) == 15
+        assert drawn != sorted(drawn, key=lambda index: (index >= 12, index >= 42)), "the sources are not mixed"
+    again = pickle.loads(pickle.dumps(plan))
+    assert forward[::-1] == [indices(again, block) for block in reversed(range(12))]
+
+
+def test_each_stratum_has_passes_of_its_own() -> None:
+    plan = EpisodePlan(49, 15, draw="partition", strata=STRATA)
+    blocks = [parts(indices(plan, block)) for block in range(12)]
+    first = [[i for block in blocks[start : start + 3] for i in block[0]] for start in range(0, 12, 3)]
+    assert all(sorted(drawn) == list(range(12)) for drawn in first)  # three blocks of four are a pass
+    second = [[i for block in blocks[start : start + 4] for i in block[1]] for start in range(0, 12, 4)]
+    assert all(len(set(drawn)) == 28 for drawn in second)  # four of seven, and two are left out
+    assert {*range(7)} == {index for block in blocks for index in block[2]}  # one of four a pass
+
+
+def test_weights_may_repeat_a_small_source() -> None:
+    plan = EpisodePlan(103, 20, replacement=True, strata=[(100, 1), (3, 1)])
+    drawn = indices(plan, 0)
+    assert plan.counts == [10, 10]
+    assert {index for index in drawn if index >= 100} <= {100, 101, 102}
+    with pytest.raises(ValueError, match="takes 10 from source 2 of 2, which has 3: lower its weight or"):
+        EpisodePlan(103, 20, strata=[(100, 1), (3, 1)])
+    with pytest.raises(ValueError, match=r"takes 0 from source 2 of 2, of weight 0\.01: raise its weight or episode"):
+        EpisodePlan(103, 20, strata=[(100, 1), (3, 0.01)])
+
+
+def test_shares_add_up_to_the_episode() -> None:
+    for size in (10, 29, 100):
+        for weights in ((0.1, 0.2, 0.7), (1, 1, 1), (0.29, 0.3, 0.41)):
+            plan = EpisodePlan(3000, size, strata=[(1000, weight) for weight in weights])
+            assert sum(plan.counts) == size
+    assert EpisodePlan(200, 100, strata=[(100, 0.29), (100, 0.71)]).counts == [29, 71]
+
+
+def test_a_pass_is_permuted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    permuted: list[str] = []
+    original = EpisodePlan._generator
+
+    def counted(plan: EpisodePlan, purpose: str, *numbers: int) -> np.random.Generator:
+        permuted.append(purpose)
+        return original(plan, purpose, *numbers)
+
+    monkeypatch.setattr(EpisodePlan, "_generator", counted)
+    plan = EpisodePlan(100_000, 10, draw="partition")
+    drawn = plan.indices(5)
+    drawn[:] = -1  # a caller's own
+    assert min(indices(plan, 5)) >= 0
+    assert len({tuple(indices(plan, block)) for block in range(6)}) == 6
+    assert permuted == ["partition"]
+    assert len(pickle.dumps(plan)) < 1000
+    assert indices(pickle.loads(pickle.dumps(plan)), 5) == indices(plan, 5)
+
+
 def test_extraction_visits_all_by_position() -> None:
     plan = EpisodePlan(100, 30)
     extract = sampler(plan, "extract", batch_size=8, episode=4)

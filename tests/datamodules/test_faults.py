@@ -338,8 +338,8 @@ def test_faults_of_a_stream_are_counted_and_stop_at_the_next_batch(caplog: pytes
         "passed over: s.tar: a: there twice: write the shard again",
         "passed over: s.tar.gz: cut: fetch it again",
     ]
-    counter.see_faults([twice] * 4)
-    with pytest.raises(ValueError, match=r"5 of 8 samples of episode 1 .* because of s\.tar: a: .*max_faults=0\.5$"):
+    counter.see_faults([twice] * 9)
+    with pytest.raises(ValueError, match=r"10 of 18 samples of episode 1 .* because of s\.tar: a: .*max_faults=0\.5$"):
         counter.see(batch(1, -1), 8)
 
 

@@ -1,6 +1,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,11 @@ from protoclip.caches import key_number
 from tests.datamodules.test_shards import Member, pair, picture, write_tar
 
 SIZES = (3, 1, 4, 2)
+OTHERS: Sequence[dict[str, Any]] = (
+    {"lanes": 2},
+    {"lanes": 1, "shuffle": 7},
+    {"lanes": 1, "caption_keys": ["json:caption"]},
+)
 
 
 @pytest.fixture
@@ -175,9 +181,11 @@ def test_mixes_that_are_none(shards: str) -> None:
         MixedStreams({"one": one, "two": two})
 
 
-def test_fingerprints(shards: str) -> None:
+def test_fingerprints_tell_whatever_decides_what_is_read(shards: str, tmp_path: Path) -> None:
     one = ShardStream(shards, lanes=1)
-    assert one.fingerprint == ShardStream(shards, lanes=2).fingerprint  # an option of the config
-    assert one.fingerprint != ShardStream(shards, lanes=1, caption_keys=["json:caption"]).fingerprint
-    mixes = [MixedStreams({"a": one, "b": one}, {"a": 1, "b": weight}).fingerprint for weight in (1, 2)]
-    assert len({one.fingerprint, *mixes}) == 3
+    (tmp_path / "moved").mkdir()
+    elsewhere = [str(file.rename(tmp_path / "moved" / file.name)) for file in sorted(tmp_path.glob("*.tar"))]
+    assert one.fingerprint == ShardStream(elsewhere, lanes=1).fingerprint
+    others = [ShardStream(elsewhere, **options) for options in OTHERS]
+    mixes = [MixedStreams({"a": one, "b": one}, {"a": 1, "b": weight}) for weight in (1, 2)]
+    assert len({stream.fingerprint for stream in (one, *others, *mixes)}) == 1 + len(OTHERS) + 2

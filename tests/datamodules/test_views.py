@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor
@@ -16,6 +17,7 @@ from datamodules.views import (
     MEAN,
     STD,
     Augmentation,
+    Crop,
     Normalisation,
     PictureTransform,
     evaluation_transform,
@@ -186,6 +188,33 @@ def test_photos_and_tensors_give_the_same_view(transform: PictureTransform) -> N
         torch.testing.assert_close(from_photo, from_tensor, atol=0.1, rtol=0)
 
 
+def test_photos_are_resized_as_pillow_does_it_within_rounding() -> None:
+    """Training crops and CLIP's own evaluation: one transform for decoded photos, another for PIL images."""
+    generator = np.random.default_rng(0)
+    coarse: NDArray[np.uint8] = generator.integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    shapes = np.asarray(Image.fromarray(coarse).resize((250, 187), Image.Resampling.BICUBIC), np.float32)
+    photo = Image.fromarray((shapes + 8 * generator.standard_normal(shapes.shape)).clip(0, 255).astype(np.uint8))
+    pixels = torch.from_numpy(np.array(photo)).permute(2, 0, 1)
+    identity: dict[str, Any] = {"mean": (0, 0, 0), "std": (1 / 255,) * 3}
+    for transform in (Augmentation()(112, **identity), evaluation_transform(112, **identity)):
+        for seed in range(4):
+            difference = (draw(transform, seed, of=photo) - draw(transform, seed, of=pixels)).abs()
+            assert difference.mean() < 0.5
+            assert difference.max() < 2.01
+
+
+@pytest.mark.parametrize("side", [20, 48])
+def test_crops_are_those_of_torchvision(side: int) -> None:
+    ours = v2.Compose([Crop(32, (0.3, 1.0))])
+    theirs = v2.RandomResizedCrop(32, (0.3, 1.0), interpolation=InterpolationMode.BICUBIC, antialias=True)
+    planes = picture(side)
+    for pixels in (planes, planes.permute(1, 2, 0).contiguous().permute(2, 0, 1)):
+        for seed in range(10):
+            view = draw(ours, seed, of=pixels)
+            assert torch.equal(view, draw(theirs, seed, of=pixels))
+            assert view.is_contiguous()
+
+
 def test_transforms_survive_the_way_to_a_worker() -> None:
     for transform in (Augmentation(**LIGHT)(16), evaluation_transform(16)):
         assert torch.equal(draw(pickle.loads(pickle.dumps(transform)), 4), draw(transform, 4))
@@ -228,7 +257,8 @@ def test_light_and_simclr_are_the_augmentations_of_protoclip(
     compose_tiny: Compose, views: str, scale: tuple[float, float], jitter_probability: float, blur_probability: float
 ) -> None:
     crop, flip, jitter, gray, blur, *rest = crop_of(compose_tiny, views)
-    assert isinstance(crop, v2.RandomResizedCrop)
+    assert isinstance(crop, Crop)
+    crop = crop.original
     assert (crop.size, crop.scale, crop.ratio) == ((64, 64), scale, (3 / 4, 4 / 3))
     assert (crop.interpolation, crop.antialias) == (InterpolationMode.BICUBIC, True)
     assert isinstance(flip, v2.RandomHorizontalFlip)
@@ -255,7 +285,8 @@ def test_light_and_simclr_are_the_augmentations_of_protoclip(
 @pytest.mark.parametrize(("views", "scale"), [("crop", (0.5, 1.0)), ("none", (0.9, 1.0))])
 def test_the_other_views_crop_only(compose_tiny: Compose, views: str, scale: tuple[float, float]) -> None:
     crop, *rest = crop_of(compose_tiny, views)
-    assert isinstance(crop, v2.RandomResizedCrop)
+    assert isinstance(crop, Crop)
+    crop = crop.original
     assert (crop.size, crop.scale, crop.ratio) == ((64, 64), scale, (3 / 4, 4 / 3))
     assert (crop.interpolation, crop.antialias) == (InterpolationMode.BICUBIC, True)
     assert [type(step) for step in rest] == [Normalisation]
