@@ -164,7 +164,7 @@ def told(case: Fuzzed, folder: Path) -> str:
         with bounded():
             return check(case, path)
     except (Exception, Hang) as error:
-        kept = Path(os.environ.get("PROTOCLIP_FUZZ_KEEP", folder)) / f"failed-{case.name}"
+        kept = Path(os.environ.get("PROTOCLIP_DAMAGE_KEEP", folder)) / f"failed-{case.name}"
         kept.write_bytes(case.data)
         raise AssertionError(f"{case}: {error!r}; kept in {kept}") from error
     finally:
@@ -195,5 +195,5 @@ def test_ten_thousand(tmp_path: Path) -> None:
     counts = ", ".join(f"{number} {kind}" for kind, number in kinds.most_common())
     seconds = f"{time.perf_counter() - start:.0f} s, the slowest {slowest:.2f} s"
     summary = f"{len(lines)} damaged files ({counts}), {seconds}\n"
-    log = Path(os.environ.get("PROTOCLIP_FUZZ_LOG", tmp_path / "log"))
+    log = Path(os.environ.get("PROTOCLIP_DAMAGE_LOG", tmp_path / "log"))
     log.write_text(summary + "".join(lines[:: len(lines) // 500]), encoding="utf-8")

@@ -81,7 +81,7 @@ def test_every_checkpoint_loads_without_pickle(runs: list[Run]) -> None:
         for file in files:
             checkpoint = torch.load(file, weights_only=True)
             assert len(checkpoint["callbacks"]["PhaseTimer"]["episodes"]) == checkpoint["epoch"] + 1
-            faults = {"pairs": {}, "samples": {}}
+            faults: dict[str, dict[str, int]] = {"pairs": {}, "samples": {}}
             assert checkpoint["ImageTextDataModule"] == {"next_episode": checkpoint["epoch"] + 1, "faults": faults}
 
 

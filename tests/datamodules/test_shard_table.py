@@ -77,7 +77,9 @@ def test_of_damaged_shards_comes_what_is_before_the_damage(tmp_path: Path, caplo
             assert samples(source) == expected[: len(source)]
             assert len(source) == number or (number is None and 5 < len(source) < 15)
             assert f"1 {kind}, the first: {name}: damaged" in caplog.text
-        with pytest.raises(ValueError, match=rf"1 of 1 shards .*{name}: damaged.*or raise max_faults=0\.1$") as caught:
+        with pytest.raises(
+            ValueError, match=rf"1 of 1 shards .*{name}: damaged.*or raise data\.max_faults=0\.1$"
+        ) as caught:
             ShardPairs(tmp_path / name, cache_dir=tmp_path / "cache")
         assert "\n" not in str(caught.value)
 
