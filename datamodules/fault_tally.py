@@ -52,7 +52,7 @@ class FaultTally:
             first = next(fault for kind, fault in self.first.items() if kind in kinds)
             raise ValueError(
                 f"{faulty} of {total} {what} cannot be used whole, the first because of {one_line(first)}; "
-                f"mend the corpus, or raise max_faults={max_share:g}"
+                f"mend the corpus, or raise data.max_faults={max_share:g}"
             )
 
     def to_json(self) -> str:

@@ -1,6 +1,7 @@
 """Random access to the files in tar shards."""
 
 import os
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,7 @@ class _Handle:
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
-
-    def __del__(self) -> None:
-        os.close(self.descriptor)
+        weakref.finalize(self, os.close, descriptor)
 
 
 def _state(stat: os.stat_result) -> tuple[int, int]:

@@ -74,7 +74,7 @@ def shard_table(files: Sequence[Path], folder: Path) -> dict[str, NDArray[Any]]:
         faults as a :class:`FaultTally` in JSON.
 
     Raises:
-        ValueError: the cache folder is full.
+        ValueError: the cache folder is full, or a shard cannot be opened.
     """
     path = folder / f"index-{_identity(files, _INDEX_VERSION)}.npz"
     tars = [plain_path(file, folder) for file in files]
@@ -95,11 +95,14 @@ def shard_table(files: Sequence[Path], folder: Path) -> dict[str, NDArray[Any]]:
 
 
 def _tell_size(file: Path, folder: Path) -> None:
-    with file.open("rb") as raw:
-        raw.seek(max(0, file.stat().st_size - 4))
-        size = int.from_bytes(raw.read(4), "little")  # gzip's own note, modulo 4 GiB
     megabytes = file.stat().st_size / 1e6
-    logger.info("inflating %s (%.1f MB, %.1f MB inflated if under 4 GiB) into %s", file, megabytes, size / 1e6, folder)
+    try:
+        with file.open("rb") as raw:
+            raw.seek(max(0, file.stat().st_size - 4))
+            size = int.from_bytes(raw.read(4), "little") / 1e6  # gzip's own note, modulo 4 GiB
+    except OSError:  # which is told when it is read
+        return
+    logger.info("inflating %s (%.1f MB, %.1f MB inflated if under 4 GiB) into %s", file, megabytes, size, folder)
 
 
 def _scanned(files: Sequence[Path], tars: Sequence[Path]) -> Iterator[_Shard]:
@@ -117,6 +120,13 @@ def _scanned(files: Sequence[Path], tars: Sequence[Path]) -> Iterator[_Shard]:
 
 def _scan(file: Path, tar: Path) -> _Shard:
     """What one shard holds, up to its first damage."""
+    try:
+        return _read(file, tar)
+    except OSError as error:
+        raise ValueError(f"cannot read {file} ({error.strerror}): check its permissions") from error
+
+
+def _read(file: Path, tar: Path) -> _Shard:
     if not tar.exists():
         tar = _inflate(file, tar)
     cut = tar != file and tar.name.endswith(_CUT)
@@ -141,14 +151,14 @@ def _scan(file: Path, tar: Path) -> _Shard:
 def _inflate(file: Path, tar: Path) -> Path:
     """Write a copy; of a damaged ``.gz`` what comes before the damage, under a name that says so."""
     try:
-        with written_atomically(tar) as target, gzip.open(file) as source:
+        with gzip.open(file) as source, written_atomically(tar) as target:
             try:
                 shutil.copyfileobj(source, target, 1 << 20)
             except GZIP_DAMAGE as error:
                 raise EOFError from error  # one of them is an OSError, which here means that the disk is full
     except EOFError:
         tar = tar.with_suffix(_CUT)
-        with written_atomically(tar) as target, gzip.open(file) as source, suppress(*GZIP_DAMAGE):
+        with gzip.open(file) as source, written_atomically(tar) as target, suppress(*GZIP_DAMAGE):
             while data := source.read1(io.DEFAULT_BUFFER_SIZE):  # a larger piece is lost whole
                 target.write(data)
     return tar

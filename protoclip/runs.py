@@ -38,6 +38,7 @@ UNHASHED = (
     "datamodule.teachers",
     "callbacks.prototype_refresh.folder",
     "callbacks.divergence",
+    "callbacks.fault_summary",
     "callbacks.interruption",
     "callbacks.progress",
     "trainer.accelerator",

@@ -27,5 +27,5 @@ def test_a_recipe_opens_its_corpus(name: str, tmp_path: Path, monkeypatch: pytes
     source = training_pairs(config)
     assert config.data.expected_pairs > 100_000
     assert len(source) == 1
-    assert np.asarray(source.image(0)).shape == (6, 8, 3)
+    assert np.asarray(source.image(0)).shape == (3, 6, 8)
     assert list(source.captions(0)) == CAPTIONS[name]

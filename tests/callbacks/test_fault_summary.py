@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import pytorch_lightning as pl
+from pytorch_lightning import LightningModule
 
 from callbacks.fault_summary import FaultSummary
 from datamodules.datamodule import ImageTextDataModule
@@ -38,11 +38,11 @@ class Faulty(ImageTextDataModule):
 def test_each_episode_with_faults_tells_them_and_totals_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     recorder, datamodule = Recorder(), Faulty()
     trainer: Any = SimpleNamespace(datamodule=datamodule, loggers=[recorder], callback_metrics={})
-    summary, module = FaultSummary(), pl.LightningModule()
+    summary, module = FaultSummary(), LightningModule()
     datamodule.counts = {"bad_text": 38}  # before a resume
     summary.on_train_start(trainer, module)
-    found: list[dict[FaultKind, int]] = [{"unreadable_image": 2, "bad_text": 39}, {}, {"bad_json": 5}]
-    for episode, counts in enumerate(found, start=12):
+    new: list[dict[FaultKind, int]] = [{"unreadable_image": 2, "bad_text": 39}, {}, {"bad_json": 5}]
+    for episode, counts in enumerate(new, start=12):
         datamodule.counts |= counts
         trainer.current_epoch, trainer.global_step = episode, 10 * episode
         summary.on_train_epoch_end(trainer, module)
@@ -58,7 +58,7 @@ def test_each_episode_with_faults_tells_them_and_totals_are_logged(caplog: pytes
 def test_a_clean_corpus_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
     trainer: Any = SimpleNamespace(datamodule=Faulty(), loggers=[Recorder()], callback_metrics={}, current_epoch=0)
     summary = FaultSummary()
-    summary.on_train_start(trainer, pl.LightningModule())
-    summary.on_train_epoch_end(trainer, pl.LightningModule())
+    summary.on_train_start(trainer, LightningModule())
+    summary.on_train_epoch_end(trainer, LightningModule())
     assert not caplog.records
     assert not trainer.loggers[0].rows

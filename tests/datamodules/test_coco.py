@@ -30,7 +30,7 @@ def test_pictures_have_all_their_captions(tmp_path: Path, caplog: pytest.LogCapt
     assert [source.captions(index) for index in range(2)] == [["A dog."], ["A cat.", "One cat", "Cat"]]
     assert source.faults == {"missing_part": 1}
     assert "1 pictures have no caption" in caplog.text
-    assert np.asarray(source.image(0)).shape == (5, 6, 3)
+    assert np.asarray(source.image(0)).shape == (3, 5, 6)
     assert source.encoded(1) == picture(1)
     assert source.file(1) == tmp_path / "train2017" / "a.png"
     assert source.label(0) == -1

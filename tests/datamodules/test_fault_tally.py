@@ -27,7 +27,7 @@ def test_kinds_are_counted_with_the_first_of_each(caplog: pytest.LogCaptureFixtu
 def test_too_many_of_the_kinds_are_an_error() -> None:
     tally().check(["duplicate_key", "missing_part"], 8, "samples", 0.5)
     tally().check(["missing_part"], 0, "samples", 0)
-    with pytest.raises(ValueError, match=r"^4 of 7 samples .* because of s\.tar: a: .*or raise max_faults=0\.5$"):
+    with pytest.raises(ValueError, match=r"^4 of 7 samples .* because of s\.tar: a: .*or raise data\.max_faults=0\.5$"):
         tally().check(["duplicate_key", "missing_part"], 7, "samples", 0.5)
     with pytest.raises(ValueError, match=r"^1 of 9 shards .* because of s\.tar\.gz: cut"):
         tally().check(SHARD_FAULTS, 9, "shards", 0.1)

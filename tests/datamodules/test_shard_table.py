@@ -1,9 +1,12 @@
 """The index of shards: in several processes as in one, and of damaged shards what comes before the damage."""
 
+import builtins
 import gzip
+import io
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,7 +80,9 @@ def test_of_damaged_shards_comes_what_is_before_the_damage(tmp_path: Path, caplo
             assert samples(source) == expected[: len(source)]
             assert len(source) == number or (number is None and 5 < len(source) < 15)
             assert f"1 {kind}, the first: {name}: damaged" in caplog.text
-        with pytest.raises(ValueError, match=rf"1 of 1 shards .*{name}: damaged.*or raise max_faults=0\.1$") as caught:
+        with pytest.raises(
+            ValueError, match=rf"1 of 1 shards .*{name}: damaged.*or raise data\.max_faults=0\.1$"
+        ) as caught:
             ShardPairs(tmp_path / name, cache_dir=tmp_path / "cache")
         assert "\n" not in str(caught.value)
 
@@ -124,3 +129,22 @@ def test_a_full_disk_is_told(tmp_path: Path) -> None:
                 ShardIndex(tmp_path / name, cache_dir=tmp_path / "cache")
     assert real is Path.replace
     assert list((tmp_path / "cache").iterdir()) == []  # nothing half-written stays
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
+def test_a_shard_that_may_not_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+    for name in ("a", "b"):
+        raw_pairs(tmp_path / f"{name}.tar", name)
+        (tmp_path / f"{name}.tar.gz").write_bytes(gzip.compress((tmp_path / f"{name}.tar").read_bytes()))
+    real = io.open
+
+    def refuse(file: Any, *args: Any, **options: Any) -> Any:
+        if str(file) == str(tmp_path / f"b{suffix}"):
+            raise PermissionError(13, "Permission denied")
+        return real(file, *args, **options)
+
+    for module in (io, builtins):
+        monkeypatch.setattr(module, "open", refuse)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    with pytest.raises(ValueError, match=rf"^cannot read .*b\{suffix} \(Permission denied\): check its permissions$"):
+        ShardIndex(f"{tmp_path}/[ab]{suffix}", cache_dir=tmp_path / "cache")

@@ -193,7 +193,9 @@ def test_incomplete_samples_are_left_out_with_a_warning(tmp_path: Path, caplog: 
     assert len(source) == 2
     assert source.faults == {"missing_part": 3}
     assert f"{path}: 3 missing_part, the first: s.tar: b: it lacks captions (txt)" in caplog.text
-    with pytest.raises(ValueError, match=r"3 of 5 samples .*s\.tar: b: .*; mend the corpus, or raise max_faults=0\.5$"):
+    with pytest.raises(
+        ValueError, match=r"3 of 5 samples .*s\.tar: b: .*; mend the corpus, or raise data\.max_faults=0\.5$"
+    ):
         ShardPairs(path, max_faults=0.5, cache_dir=tmp_path / "cache")
     with pytest.raises(ValueError, match=r"no sample of .* has a picture \(jpg\).*only \['png', 'txt'\]"):
         ShardPairs(path, image_keys=["jpg"], cache_dir=tmp_path / "cache")
