@@ -12,16 +12,17 @@ import tarfile
 import uuid
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from braceexpand import braceexpand
 from numpy.typing import NDArray
+
+from datamodules.packed_texts import PackedTexts
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -102,33 +103,6 @@ def written_atomically(path: Path) -> Iterator[BinaryIO]:
         raise ValueError(f"cannot write {path} ({error}): set PROTOCLIP_CACHE to a folder with room") from error
     finally:
         temporary.unlink(missing_ok=True)
-
-
-@dataclass(frozen=True)
-class PackedTexts:
-    """A read-only list of texts in two buffers: forked workers share it, where a list of str is copied by refcounts.
-
-    Attributes:
-        data: All texts one after the other, UTF-8.
-        bounds: [n + 1]; text i is ``data[bounds[i]:bounds[i + 1]]``.
-    """
-
-    data: bytes
-    bounds: NDArray[np.int64]
-
-    @classmethod
-    def pack(cls, texts: Iterable[str]) -> "PackedTexts":
-        """Pack texts; lone surrogates (undecodable file names) survive."""
-        encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
-        return cls(b"".join(encoded), np.fromiter(accumulate(map(len, encoded), initial=0), np.int64))
-
-    def __len__(self) -> int:
-        return len(self.bounds) - 1
-
-    def __getitem__(self, index: int) -> str:
-        if not 0 <= index < len(self):
-            raise IndexError(f"text {index} of {len(self)}")
-        return self.data[self.bounds[index] : self.bounds[index + 1]].decode("utf-8", "surrogatepass")
 
 
 def _identity(files: Sequence[Path]) -> str:

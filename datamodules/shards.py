@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from datamodules.locations import PackedTexts, cache_folder, matching_files, plain_tar, shard_table
+from datamodules.locations import cache_folder, matching_files, plain_tar, shard_table
 from datamodules.manifests import read_classnames
+from datamodules.packed_texts import PackedTexts
 from datamodules.pictures import decode_picture
 from datamodules.sources import LabelledSource, PairSource, Pictures, UnreadableSample
 

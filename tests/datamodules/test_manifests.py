@@ -12,7 +12,6 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from datamodules.locations import PackedTexts
 from datamodules.manifests import ManifestPairs, read_classnames
 from datamodules.sources import PairSource, UnreadableSample
 
@@ -241,16 +240,6 @@ def test_a_wrong_parquet_column_a_missing_file_and_useless_options_are_refused(t
     write(tmp_path / "m.csv")
     with pytest.raises(ValueError, match="give one character"):
         ManifestPairs(tmp_path / "m.csv", separator="::")
-
-
-def test_packed_texts_are_a_list_in_two_buffers() -> None:
-    texts = ["", "a", "Fuß", "犬", "bad \udcff name", ""]
-    packed = PackedTexts.pack(texts)
-    assert [packed[i] for i in range(len(packed))] == texts
-    assert len(PackedTexts.pack([])) == 0
-    for index in (-1, len(texts)):
-        with pytest.raises(IndexError):
-            packed[index]
 
 
 def test_class_names_are_lines_of_a_file_or_a_list(tmp_path: Path) -> None:
