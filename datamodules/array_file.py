@@ -9,20 +9,21 @@ import os
 import struct
 import weakref
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.locations import written_atomically
 
-_PREFIX = struct.Struct("<II")  # bytes of the header and its CRC-32
+_END = struct.Struct("<QII")  # where the description begins, its bytes and its CRC-32
 
 
 class ArrayFile:
-    """One-dimensional arrays and some facts, written once.
+    """One-dimensional arrays and some facts, written once by :func:`written_arrays`.
 
     Pickled it is its path: another process opens the file for itself.
 
@@ -43,15 +44,17 @@ class ArrayFile:
         except OSError as error:
             raise ValueError(f"cannot read {path} ({error.strerror}): start again, it is made anew") from error
         weakref.finalize(self, os.close, self._descriptor)
-        size, checksum = _PREFIX.unpack(os.pread(self._descriptor, _PREFIX.size, 0).ljust(_PREFIX.size, b"\0"))
-        header = os.pread(self._descriptor, size, _PREFIX.size)
-        if size == 0 or len(header) != size or zlib.crc32(header) != checksum:
-            raise ValueError(f"{path} is damaged: remove it")
-        described = json.loads(header)
-        if os.fstat(self._descriptor).st_size != described["size"]:
-            raise ValueError(f"{path} is damaged, {described['size']} bytes were written: remove it")
+        size = os.fstat(self._descriptor).st_size
+        begin, length, checksum = _END.unpack(self._bytes(max(0, size - _END.size), _END.size))
+        description = self._bytes(begin, length) if begin + length + _END.size == size else b""
+        if not description or zlib.crc32(description) != checksum:
+            raise self._damaged()
+        described = json.loads(description)
         self.facts: dict[str, Any] = described["facts"]
         self._arrays: dict[str, tuple[str, int, int]] = described["arrays"]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._arrays
 
     def count(self, name: str) -> int:
         """Length of an array."""
@@ -66,39 +69,72 @@ class ArrayFile:
         dtype, offset, count = self._arrays[name]
         assert 0 <= start <= stop <= count, f"{name}: [{start}:{stop}] of {count}"
         width = np.dtype(dtype).itemsize
-        data = os.pread(self._descriptor, (stop - start) * width, offset + start * width)
-        if len(data) != (stop - start) * width:
-            raise ValueError(f"{self.path} is damaged: remove it and start again")
-        return np.frombuffer(data, dtype)
+        return np.frombuffer(self._bytes(offset + start * width, (stop - start) * width), dtype)
+
+    def _bytes(self, offset: int, size: int) -> bytes:
+        data = os.pread(self._descriptor, size, offset)
+        if len(data) != size:
+            raise self._damaged()
+        return data
+
+    def _damaged(self) -> ValueError:
+        return ValueError(f"{self.path} is damaged: remove it and start again")
 
     def __reduce__(self) -> tuple[type["ArrayFile"], tuple[Path]]:
         return ArrayFile, (self.path,)
 
 
-def write_arrays(path: Path, arrays: Mapping[str, Sequence[NDArray[Any]]], facts: Mapping[str, object]) -> None:
-    """Write a file for :class:`ArrayFile`, whole or not at all.
+class ArrayWriter:
+    """What :func:`written_arrays` gives: arrays are added one after the other.
 
-    Args:
-        path: of the file.
-        arrays: each in parts of one type, at least one.
-        facts: what JSON can hold.
+    Attributes:
+        facts: what JSON can hold, to be kept beside the arrays.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._arrays: dict[str, tuple[str, int, int]] = {}
+        self.facts: dict[str, object] = {}
+
+    def add(self, name: str, parts: Iterable[NDArray[Any]], dtype: str) -> None:
+        """Write an array, given in parts of its type."""
+        offset = self._file.tell()
+        count = 0
+        for part in parts:
+            assert part.dtype == dtype
+            self._file.write(part.data)
+            count += len(part)
+        self._arrays[name] = (dtype, offset, count)
+
+    def add_bounds(self, name: str, lengths: Sequence[NDArray[Any]]) -> None:
+        """Write where pieces of these lengths, given in parts, begin, and where the last one ends [pieces + 1]."""
+        dtype = np.min_scalar_type(sum(int(part.sum()) for part in lengths))
+
+        def parts() -> Iterator[NDArray[Any]]:
+            end = np.zeros(1, np.int64)
+            yield end.astype(dtype)
+            for part in lengths:
+                ends = np.cumsum(part, dtype=np.int64) + end
+                yield ends.astype(dtype)
+                end = ends[-1:] if len(ends) else end
+
+        self.add(name, parts(), dtype.str)
+
+    def finish(self) -> None:
+        """Write what the file holds."""
+        description = json.dumps({"facts": self.facts, "arrays": self._arrays}).encode()
+        begin = self._file.tell()
+        self._file.write(description + _END.pack(begin, len(description), zlib.crc32(description)))
+
+
+@contextmanager
+def written_arrays(path: Path) -> Iterator[ArrayWriter]:
+    """A file for :class:`ArrayFile` that appears whole or not at all.
 
     Raises:
         ValueError: the folder cannot be written or is full.
     """
-    described: dict[str, tuple[str, int, int]] = {}
-
-    def header(start: int) -> bytes:
-        offset = start
-        for name, parts in arrays.items():
-            described[name] = (parts[0].dtype.str, offset, sum(map(len, parts)))
-            offset += sum(part.nbytes for part in parts)
-        return json.dumps({"facts": facts, "arrays": described, "size": offset}).encode()
-
-    start = _PREFIX.size + len(header(0)) + 16 * (1 + len(arrays))  # room for what the offsets grow by
-    text = header(start).ljust(start - _PREFIX.size)
     with written_atomically(path) as file:
-        file.write(_PREFIX.pack(len(text), zlib.crc32(text)) + text)
-        for parts in arrays.values():
-            for part in parts:
-                file.write(np.ascontiguousarray(part).data)
+        writer = ArrayWriter(file)
+        yield writer
+        writer.finish()

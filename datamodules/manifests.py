@@ -4,17 +4,17 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from PIL import Image
 
-from datamodules.array_file import ArrayFile, write_arrays
-from datamodules.grouping import group
+from datamodules.array_file import ArrayFile, written_arrays
+from datamodules.grouping import StoredPairs, store_pairs
 from datamodules.locations import cache_folder, existing_file
 from datamodules.pictures import decode_picture
 from datamodules.sources import FaultKind, PairSource, UnreadableSample
-from datamodules.stored_texts import StoredTexts
-from datamodules.tables import read_rows
+from datamodules.tables import IrregularTable, read_rows
 
 logger = logging.getLogger(__name__)
 
@@ -63,21 +63,20 @@ class ManifestPairs(PairSource):
         file = existing_file(path)
         self._root = Path(images_root).expanduser() if images_root is not None else file.parent
         selected = [image_key, caption_key] + ([] if summary_key is None else [summary_key])
-        self._file = _made(file, selected, separator, cache_folder(cache_dir))
-        self._paths = StoredTexts(self._file, "paths")
-        self._captions = StoredTexts(self._file, "captions")
-        self._summaries = None if summary_key is None else StoredTexts(self._file, "summaries")
-        self.fingerprint = self._file.facts["fingerprint"]
-        self.faults: dict[FaultKind, int] = self._file.facts["faults"]
+        made = _opened(file, selected, separator, cache_folder(cache_dir))
+        self._pairs = StoredPairs(made)
+        self._summarised = summary_key is not None
+        self.fingerprint = made.facts["fingerprint"]
+        self.faults: dict[FaultKind, int] = made.facts["faults"]
         if dropped := sum(self.faults.values()):
             logger.warning("%s: %d rows have no image path, or no caption in UTF-8, and are left out", file, dropped)
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self._pairs)
 
     def key(self, index: int) -> str:
         """The path of its picture, as the manifest has it."""
-        return self._paths[index]
+        return self._pairs.paths[index]
 
     def image(self, index: int) -> Image.Image:
         """The RGB picture of a sample.
@@ -85,7 +84,7 @@ class ManifestPairs(PairSource):
         Raises:
             UnreadableSample: it is missing or broken.
         """
-        path = self._root / self._paths[index]
+        path = self._root / self._pairs.paths[index]
         try:
             data = path.read_bytes()
         except (OSError, ValueError) as error:  # a ValueError: a path that no file can have, such as one with a NUL
@@ -96,19 +95,16 @@ class ManifestPairs(PairSource):
 
     def captions(self, index: int) -> list[str]:
         """All captions of a sample, in the order of the rows."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"pair {index} of {len(self)}")
-        first, end = self._file.read("first", index, index + 2).tolist()
-        return self._captions.span(first, end)
+        return self._pairs.captions(index)
 
     @property
     def caption_count(self) -> int:
         """Captions of all samples."""
-        return len(self._captions)
+        return self._pairs.caption_count
 
     def caption_row(self, index: int, number: int) -> int:
         """Which of all captions a sample's so many-th is, counted from 0."""
-        return int(self._file.read("first", index, index + 1)[0]) + number
+        return self._pairs.first(index)[0] + number
 
     def summary(self, index: int) -> str:
         """The summary of a sample.
@@ -116,19 +112,19 @@ class ManifestPairs(PairSource):
         Raises:
             ValueError: the manifest is read without a column of them.
         """
-        if self._summaries is None:
+        if not self._summarised:
             raise ValueError(
                 "no column of the manifest has summaries: set data.train.summary_key, "
                 "or write them by protoclip summarise and add summariser=NAME"
             )
-        return self._summaries[index]
+        return self._pairs.summary(index)
 
     def label(self, index: int) -> int:
         """-1: a manifest has no classes."""
         return -1
 
 
-def _made(file: Path, selected: list[str], separator: str | None, folder: Path) -> ArrayFile:
+def _opened(file: Path, selected: list[str], separator: str | None, folder: Path) -> ArrayFile:
     """What is made of a table, from the cache folder or else made and put there."""
     stat = file.stat()
     identity = [_VERSION, str(file.absolute()), stat.st_size, stat.st_mtime_ns, selected, separator]
@@ -136,17 +132,31 @@ def _made(file: Path, selected: list[str], separator: str | None, folder: Path) 
     try:
         return ArrayFile(cached)
     except ValueError:  # absent or damaged: made again
-        pairs = group(read_rows(file, selected, separator))
-    if len(pairs.paths) == 0:
-        raise ValueError(f"{file} holds no pair: it needs rows with {selected[0]!r} and {selected[1]!r}")
+        pass
+    try:
+        number = _make(cached, file, selected, separator, quick=True)
+    except IrregularTable:
+        number = _make(cached, file, selected, separator, quick=False)
+    logger.info("%s: %d pairs are kept in %s (%.1f MB)", file, number, cached, cached.stat().st_size / 1e6)
+    return ArrayFile(cached)
+
+
+def _make(cached: Path, file: Path, selected: list[str], separator: str | None, *, quick: bool) -> int:
     # The bytes and what selects from them, never a path: moving the folder changes nothing.
     digest = hashlib.sha256(json.dumps([*selected[:2], separator, *selected[2:]]).encode())
-    with file.open("rb") as manifest:
-        digest.update(hashlib.file_digest(manifest, "sha256").digest())
-    write_arrays(cached, pairs.arrays(), {"fingerprint": digest.hexdigest(), "faults": pairs.faults})
-    made = ArrayFile(cached)
-    logger.info("%s: %d pairs are kept in %s (%.1f MB)", file, len(pairs.paths), cached, cached.stat().st_size / 1e6)
-    return made
+    with ThreadPoolExecutor(1) as beside, written_arrays(cached) as writer:
+        content = beside.submit(_sha256, file)
+        number, faults = store_pairs(read_rows(file, selected, separator, quick=quick), writer)
+        if number == 0:
+            raise ValueError(f"{file} holds no pair: it needs rows with {selected[0]!r} and {selected[1]!r}")
+        digest.update(content.result())
+        writer.facts |= {"fingerprint": digest.hexdigest(), "faults": faults}
+    return number
+
+
+def _sha256(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").digest()
 
 
 def read_classnames(classnames: str | Path | Sequence[str]) -> list[str]:

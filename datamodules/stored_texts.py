@@ -1,22 +1,24 @@
 """Read-only lists of texts in a file, of which no process holds more than it asked for."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from datamodules.array_file import ArrayFile
+from datamodules.array_file import ArrayFile, ArrayWriter
 
 
 @dataclass(frozen=True)
 class StoredTexts:
-    """A list of texts in a file: no part of it stays in memory, and pickled it is the file's path.
+    """A list of texts in a file, as :func:`store_texts` has written it; pickled it is the file's path.
 
     Attributes:
-        file: Where they are.
-        name: Of their arrays, as ``stored_arrays`` has them.
+        file: where they are.
+        name: of these texts.
     """
 
     file: ArrayFile
@@ -34,19 +36,35 @@ class StoredTexts:
             raise IndexError(f"texts {start} to {stop - 1} of {len(self)}")
         bounds = self.file.read(f"{self.name}.bounds", start, stop + 1).tolist()
         data = self.file.read(f"{self.name}.data", bounds[0], bounds[-1]).tobytes()
-        return [
-            data[one - bounds[0] : other - bounds[0]].decode("utf-8", "surrogatepass") for one, other in pairwise(bounds)
-        ]
+        places = pairwise(bound - bounds[0] for bound in bounds)
+        return [data[one:other].decode("utf-8", "surrogatepass") for one, other in places]
 
 
-def stored_arrays(
-    name: str, data: list[NDArray[np.uint8]], bounds: NDArray[np.int64]
-) -> dict[str, list[NDArray[Any]]]:
-    """The arrays of texts in a file.
+def store_texts(writer: ArrayWriter, name: str, chunks: Iterable[pa.Array]) -> None:
+    """Write texts for :class:`StoredTexts`, a chunk after the other.
 
     Args:
+        writer: of the file.
         name: of these texts.
-        data: all texts one after the other, in one or more parts.
-        bounds: [n + 1]; text i is ``data[bounds[i]:bounds[i + 1]]``.
+        chunks: of type ``string``, ``binary`` or either large one, without nulls.
     """
-    return {f"{name}.data": [*data], f"{name}.bounds": [bounds]}
+    lengths: list[NDArray[Any]] = []
+
+    def data() -> Iterator[NDArray[np.uint8]]:
+        for chunk in chunks:
+            content, bounds = text_buffers(chunk)
+            lengths.append(np.diff(bounds))
+            yield content[bounds[0] : bounds[-1]]
+
+    writer.add(f"{name}.data", data(), "|u1")
+    writer.add_bounds(f"{name}.bounds", lengths)
+
+
+def text_buffers(texts: pa.Array) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+    """The bytes that texts lie in, and where each begins, and the last one ends, in them [n + 1]."""
+    if len(texts) == 0:
+        return np.empty(0, np.uint8), np.zeros(1, np.int32)
+    large = pa.types.is_large_binary(texts.type) or pa.types.is_large_string(texts.type)
+    _, offsets, content = texts.buffers()
+    bounds = np.frombuffer(offsets, np.int64 if large else np.int32)
+    return np.frombuffer(content or b"", np.uint8), bounds[texts.offset : texts.offset + len(texts) + 1]

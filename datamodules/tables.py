@@ -21,9 +21,13 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
-_BLOCK = 2**24  # bytes of a CSV at a time
+_BLOCK = 2**20  # bytes of a CSV at a time: what fits the processor's cache
 _ROWS = 2**16  # of a batch of the other formats
 _END = b"\x1eend\x1e"
+
+
+class IrregularTable(Exception):  # noqa: N818 - no error, but a reason to read it otherwise
+    """A CSV that only pandas reads, or says what is wrong with."""
 
 
 @dataclass(frozen=True)
@@ -44,22 +48,24 @@ class Rows:
     """[rows], null where there is none; None without a column of them."""
 
 
-def read_rows(file: Path, keys: Sequence[str], separator: str | None) -> Iterator[Rows]:
+def read_rows(file: Path, keys: Sequence[str], separator: str | None, *, quick: bool = True) -> Iterator[Rows]:
     """Read a table.
 
     Args:
         file: ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet``.
         keys: Columns of paths, of captions, and of summaries if there is one.
         separator: Of a CSV or TSV, where it is not what the file's name says.
+        quick: Read a CSV by Arrow.
 
     Raises:
+        IrregularTable: it cannot be read quickly.
         ValueError: the file is damaged or empty, or has no such column, or a cell that is no text.
     """
     suffix = file.suffix.lower()
     if suffix not in {*_SEPARATORS, ".jsonl", ".parquet"}:
         raise ValueError(f"{file}: a manifest is .csv, .tsv, .jsonl or .parquet")
     if suffix in _SEPARATORS:
-        batches = _csv(file, keys, _SEPARATORS[suffix] if separator is None else separator)
+        batches = _csv(file, keys, _SEPARATORS[suffix] if separator is None else separator, quick=quick)
     elif separator is not None:
         raise ValueError(f"{file}: separator is for .csv and .tsv, leave it out")
     else:
@@ -127,25 +133,27 @@ class _Ended:
         self._file.close()
 
 
-def _csv(file: Path, keys: Sequence[str], separator: str) -> Iterator[list[Any]]:
+def _csv(file: Path, keys: Sequence[str], separator: str, *, quick: bool) -> Iterator[list[Any]]:
     separator = separator.replace("\\t", "\t")  # as a shell or an unquoted YAML scalar gives it
     if len(separator) != 1:
         raise ValueError(f"separator={separator!r}: give one character, such as a tab")
-    try:
-        batches = _quick_csv(file, keys, separator)
-    except (pa.ArrowException, ValueError):
+    if quick:
+        try:
+            yield from _quick_csv(file, keys, separator)
+        except (pa.ArrowException, ValueError) as error:  # also of a separator or a header that is no text to it
+            raise IrregularTable from error
+    else:
         frame = _slow_csv(file, keys, separator)
-        batches = [[frame[key].tolist() for key in keys]]
-    yield from batches
+        yield [frame[key].tolist() for key in keys]
 
 
-def _quick_csv(file: Path, keys: Sequence[str], separator: str) -> list[list[pa.Array]]:
+def _quick_csv(file: Path, keys: Sequence[str], separator: str) -> Iterator[list[pa.Array]]:
     parse = pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True)
-    read = pyarrow.csv.ReadOptions(block_size=_BLOCK)
+    read = pyarrow.csv.ReadOptions(block_size=_BLOCK, use_threads=False)
     with file.open("rb") as table, pyarrow.csv.open_csv(table, read, parse) as opened:
         names = opened.schema.names
-    if any(names.count(key) != 1 for key in keys):
-        raise ValueError("pandas names such columns otherwise, or tells which there are")
+    if any(names.count(key) != 1 for key in keys):  # pandas names the second one otherwise, or tells which there are
+        raise IrregularTable
     selected = list(dict.fromkeys(keys))
     convert = pyarrow.csv.ConvertOptions(
         check_utf8=False, include_columns=selected, column_types=dict.fromkeys(selected, pa.binary())
@@ -154,11 +162,14 @@ def _quick_csv(file: Path, keys: Sequence[str], separator: str) -> list[list[pa.
     with file.open("rb") as table:
         ended = pa.PythonFile(_Ended(table, row), mode="r")
         with pyarrow.csv.open_csv(ended, read, parse, convert) as opened:
-            batches = [[batch.column(key) for key in keys] for batch in opened if len(batch)]
-    if any(column[-1].as_py() != _END for column in batches[-1]):
-        raise ValueError("a quote is not closed")
-    batches[-1] = [column[:-1] for column in batches[-1]]
-    return [[_checked(column) for column in columns] for columns in batches]
+            columns: list[pa.Array] = []
+            for batch in opened:
+                if columns:
+                    yield [_checked(column) for column in columns]
+                columns = [batch.column(key) for key in keys]
+    if any(len(column) == 0 or column[-1].as_py() != _END for column in columns):
+        raise IrregularTable
+    yield [_checked(column[:-1]) for column in columns]
 
 
 def _checked(column: pa.Array) -> pa.Array:
