@@ -1,7 +1,7 @@
 """Named arrays in one file, of which a piece is read at a time.
 
-Read by ``pread``, not mapped: pages that a process touches of a mapped file count as its own memory, sixteen around each
-one that it needs, until the whole file does; and a full disk kills a process that writes to a map.
+Read by ``pread``, not mapped: the pages of a map that a process touches count as its own memory, sixteen around each
+one that it needs, until the whole file does; and where a mapped file is cut, the process is killed.
 """
 
 import json

@@ -139,7 +139,7 @@ def _blank(texts: pa.Array) -> NDArray[np.bool_]:
         decoded = (None if text is None else text.decode("utf-8", "surrogatepass") for text in texts.to_pylist())
         return np.array([text is None or not text.strip() for text in decoded], bool)
     content, bounds = text_buffers(texts)
-    doubtful = np.diff(bounds) == 0
+    doubtful: NDArray[np.bool_] = np.diff(bounds) == 0
     doubtful[~doubtful] = content[bounds[:-1][~doubtful]] - np.uint8(33) > 93  # what does not begin with visible ASCII
     if doubtful.any():
         some = texts.filter(pa.array(doubtful))

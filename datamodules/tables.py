@@ -246,7 +246,7 @@ def _plain(column: pa.Array) -> pa.Array | list[Any]:
     """Text or lists of text as they are, other cells one by one."""
     if pa.types.is_large_string(column.type):
         return column.cast(pa.string())
-    if pa.types.is_string(column.type) or (pa.types.is_list(column.type) and pa.types.is_string(column.type.value_type)):
+    if pa.types.is_string(column.type.value_type if pa.types.is_list(column.type) else column.type):
         return column
     cells: list[Any] = column.to_pylist()
     return cells
