@@ -58,7 +58,7 @@ def words_of(option: str, manifest: Path) -> list[str]:
         words.append("method=clip")
     elif group == "view":
         words = [f"+view@views.image_views.{name}={name}"]
-    if (name in {"manifest", "shards"} and group == "data") or (option in PAPERS and group == "experiment"):
+    if (name in {"manifest", "shards", "folder"} and group == "data") or (option in PAPERS and group == "experiment"):
         words.append(f"data.path={manifest}")
     if option in NEEDS_TEACHER or group == "distillation":
         words.append("teacher=minilm")
@@ -98,7 +98,8 @@ def test_every_yaml_composes_and_instantiates(
     if option in NEEDS_DATA and data_folder is None:
         pytest.skip("PROTOCLIP_DATA is not set: the real data are absent")
     monkeypatch.setenv("PROTOCLIP_CACHE", str(tmp_path / "cache"))
-    words = words_of(option, shard if option == "data/shards" else manifest)
+    paths = {"data/shards": shard, "data/folder": shard.parent}
+    words = words_of(option, paths.get(option, manifest))
     if (option in {"trainer/gpu", "trainer/ddp"} or option in PAPERS) and not torch.cuda.is_available():
         words.append("trainer.accelerator=cpu")  # Lightning refuses a GPU that is not there
     with initialize_config_module("conf", version_base="1.3"):
@@ -112,7 +113,7 @@ def test_every_yaml_composes_and_instantiates(
         assert isinstance(instantiate_here(config[group].rows), rows)
     if option.startswith("compare/"):  # it changes no part of a run; tests/protoclip/test_comparison.py reads it
         return
-    if option in {"data/manifest", "data/shards"} | PAPERS:
+    if option in {"data/manifest", "data/shards", "data/folder"} | PAPERS:
         config.episode.size = config.batch_size = 1
         if "prototype" in config:
             config.prototype.images_per_prototype = 1
