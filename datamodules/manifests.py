@@ -10,11 +10,12 @@ from pathlib import Path
 from PIL import Image
 
 from datamodules.array_file import ArrayFile, written_arrays
+from datamodules.csv_columns import IrregularTable
 from datamodules.grouping import StoredPairs, store_pairs
 from datamodules.locations import cache_folder, existing_file
 from datamodules.pictures import decode_picture
 from datamodules.sources import FaultKind, PairSource, UnreadableSample
-from datamodules.tables import IrregularTable, read_rows
+from datamodules.tables import read_rows
 
 logger = logging.getLogger(__name__)
 
