@@ -22,23 +22,7 @@ from benchmarks.measure import Measured, arguments, isolated, peak_memory_mb, se
 from datamodules.episodes import EpisodePlan, EpisodeSampler, SampleKey
 from datamodules.manifests import ManifestPairs
 
-WORDS = [
-    "a",
-    "photo",
-    "of",
-    "the",
-    "small",
-    "red",
-    "dog",
-    "that",
-    "runs",
-    "on",
-    "green",
-    "grass",
-    "by",
-    "old",
-    "houses",
-]
+WORDS = ["a", "photo", "of", "the", "small", "red", "dog", "that", "runs", "on", "green", "grass", "by", "houses"]
 EPISODES = 3
 SMALL = 10_000
 """Pairs of a manifest that costs next to nothing."""
