@@ -39,6 +39,8 @@ class StoredPairs:
         """Where a pair's captions begin and end among those of all pairs."""
         if not 0 <= index < len(self):
             raise IndexError(f"pair {index} of {len(self)}")
+        if "first" not in self._file:  # each pair has one: two reads instead of three
+            return index, index + 1
         first, end = self._file.read("first", index, index + 2).tolist()
         return first, end
 
@@ -67,9 +69,10 @@ def store_pairs(batches: Iterable[Rows], writer: ArrayWriter) -> tuple[int, dict
     store_texts(writer, "captions", seen.captions(_ahead(batches)))
     codes, paths = _coded(pa.chunked_array(seen.paths, pa.large_binary()))
     store_texts(writer, "paths", paths.chunks)
-    if codes is None:
+    single = sum(int(counts.sum()) for counts in seen.counts) == len(paths)
+    if codes is None and not single:
         writer.add_bounds("first", seen.counts)
-    else:
+    elif codes is not None and not single:
         owners = np.repeat(codes, np.concatenate(seen.counts))
         writer.add_bounds("first", [np.bincount(owners, minlength=len(paths))])
         if (owners[1:] < owners[:-1]).any():
