@@ -69,20 +69,25 @@ def store_pairs(batches: Iterable[Rows], writer: ArrayWriter) -> tuple[int, dict
     store_texts(writer, "captions", seen.captions(_ahead(batches)))
     codes, paths = _coded(pa.chunked_array(seen.paths, pa.large_binary()))
     store_texts(writer, "paths", paths.chunks)
-    single = sum(int(counts.sum()) for counts in seen.counts) == len(paths)
-    if codes is None and not single:
-        writer.add_bounds("first", seen.counts)
-    elif codes is not None and not single:
-        owners = np.repeat(codes, np.concatenate(seen.counts))
-        writer.add_bounds("first", [np.bincount(owners, minlength=len(paths))])
-        if (owners[1:] < owners[:-1]).any():
-            order = np.argsort(owners, kind="stable")
-            writer.add("order", [order], order.dtype.str)
+    if sum(int(counts.sum()) for counts in seen.counts) > len(paths):  # else each pair has one caption
+        _store_places(codes, seen.counts, len(paths), writer)
     if seen.summarised:
         summary = _first_rows(pa.chunked_array(seen.summarised, pa.large_binary()), paths)
         writer.add("summary", [summary], summary.dtype.str)
         store_texts(writer, "summaries", seen.summaries)
     return len(paths), dict(+seen.faults)
+
+
+def _store_places(codes: NDArray[Any] | None, counts: list[NDArray[np.int32]], pairs: int, writer: ArrayWriter) -> None:
+    """Write where each pair's captions begin, and their order where pairs are not one after the other in the table."""
+    if codes is None:
+        writer.add_bounds("first", counts)
+        return
+    owners = np.repeat(codes, np.concatenate(counts))
+    writer.add_bounds("first", [np.bincount(owners, minlength=pairs)])
+    if (owners[1:] < owners[:-1]).any():
+        order = np.argsort(owners, kind="stable")
+        writer.add("order", [order], order.dtype.str)
 
 
 def _ahead(batches: Iterable[Rows]) -> Iterator[Rows]:
@@ -100,7 +105,7 @@ class _Seen:
     """What is kept of rows beside their captions."""
 
     paths: list[pa.Array] = field(default_factory=list)
-    counts: list[NDArray[np.int64]] = field(default_factory=list)
+    counts: list[NDArray[np.int32]] = field(default_factory=list)
     """Captions of each path."""
     summarised: list[pa.Array] = field(default_factory=list)
     """The path of each summary."""
