@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from datamodules.locations import PackedTexts, existing_file
+from datamodules.locations import existing_file
+from datamodules.packed_texts import PackedTexts
 from datamodules.pictures import decode_picture
 from datamodules.sources import PairSource, UnreadableSample
 

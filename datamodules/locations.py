@@ -3,16 +3,13 @@
 import glob
 import os
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
 from braceexpand import braceexpand
-from numpy.typing import NDArray
 
 from datamodules.sources import Fault
 
@@ -101,30 +98,3 @@ def written_atomically(path: Path) -> Iterator[BinaryIO]:
         raise ValueError(f"cannot write {path} ({error}): set PROTOCLIP_CACHE to a folder with room") from error
     finally:
         temporary.unlink(missing_ok=True)
-
-
-@dataclass(frozen=True)
-class PackedTexts:
-    """A read-only list of texts in two buffers: forked workers share it, where a list of str is copied by refcounts.
-
-    Attributes:
-        data: All texts one after the other, UTF-8.
-        bounds: [n + 1]; text i is ``data[bounds[i]:bounds[i + 1]]``.
-    """
-
-    data: bytes
-    bounds: NDArray[np.int64]
-
-    @classmethod
-    def pack(cls, texts: Iterable[str]) -> "PackedTexts":
-        """Pack texts; lone surrogates (undecodable file names) survive."""
-        encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
-        return cls(b"".join(encoded), np.fromiter(accumulate(map(len, encoded), initial=0), np.int64))
-
-    def __len__(self) -> int:
-        return len(self.bounds) - 1
-
-    def __getitem__(self, index: int) -> str:
-        if not 0 <= index < len(self):
-            raise IndexError(f"text {index} of {len(self)}")
-        return self.data[self.bounds[index] : self.bounds[index + 1]].decode("utf-8", "surrogatepass")

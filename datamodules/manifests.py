@@ -3,28 +3,26 @@
 import hashlib
 import json
 import logging
-import re
-import warnings
 from collections.abc import Sequence
-from difflib import get_close_matches
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
-import pyarrow.parquet
 from numpy.typing import NDArray
 from torch import Tensor
 
+from datamodules.array_file import ArrayFile, written_arrays
 from datamodules.columns import read_numbers
-from datamodules.locations import PackedTexts, existing_file
+from datamodules.csv_columns import IrregularTable
+from datamodules.grouping import StoredPairs, store_pairs
+from datamodules.locations import cache_folder, existing_file
 from datamodules.pictures import decode_picture
-from datamodules.sources import PairSource, UnreadableSample
+from datamodules.sources import FaultKind, PairSource, UnreadableSample
+from datamodules.tables import read_rows
 
 logger = logging.getLogger(__name__)
 
-_SEPARATORS = {".csv": ",", ".tsv": "\t"}
-_UNDECODED = re.compile("[\ud800-\udfff]")  # what is not UTF-8, read with errors="surrogateescape"
+_VERSION = 1  # of the cached files: raise it whenever they change meaning
 
 
 class ManifestPairs(PairSource):
@@ -35,6 +33,9 @@ class ManifestPairs(PairSource):
     rows left without any. CSV and TSV quote as usual (a doubled ``"`` inside a quoted field), so write other manifests
     with a CSV library.
 
+    The table is read once. What is made of it is kept in the cache folder under the manifest's path, size and time of
+    change, and is read from there a pair at a time, so that a manifest costs no memory.
+
     Args:
         path: ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet``, with a header or field names.
         image_key: Column of image paths, relative to the manifest's folder or absolute.
@@ -42,9 +43,11 @@ class ManifestPairs(PairSource):
         summary_key: Column of summaries, where there is one; a sample's is the first of its rows, or else its caption.
         separator: Of a CSV or TSV, where it is not what the file's name says: one character.
         images_root: Folder of relative image paths, instead of the manifest's.
+        cache_dir: Folder for what is made of it; default ``PROTOCLIP_CACHE`` or ``~/.cache/protoclip``.
 
     Attributes:
         fingerprint: SHA-256 of the manifest's bytes and of the options that select from them.
+        faults: rows that are left out.
 
     Raises:
         ValueError: the manifest is missing, damaged or empty, or has no such column.
@@ -59,34 +62,26 @@ class ManifestPairs(PairSource):
         summary_key: str | None = None,
         separator: str | None = None,
         images_root: str | Path | None = None,
+        cache_dir: str | Path | None = None,
     ) -> None:
         file = existing_file(path)
         self._file, self._image_key, self._separator = file, image_key, separator
         self._root = Path(images_root).expanduser() if images_root is not None else file.parent
         selected = [image_key, caption_key] + ([] if summary_key is None else [summary_key])
-        frame = _read_table(file, selected, separator)
-        pairs = _group(file, frame[image_key].tolist(), frame[caption_key].tolist())
-        if not pairs:
-            raise ValueError(f"{file} holds no pair: it needs rows with {image_key!r} and {caption_key!r}")
-        self._summaries: PackedTexts | None = None
-        if summary_key is not None:
-            summaries = _first_summaries(file, frame[image_key].tolist(), frame[summary_key].tolist())
-            self._summaries = PackedTexts.pack(summaries.get(path, captions[0]) for path, captions in pairs.items())
-        self._paths = PackedTexts.pack(pairs)
-        self._captions = PackedTexts.pack(caption for captions in pairs.values() for caption in captions)
-        self._first = np.cumsum([0, *map(len, pairs.values())])
-        # The bytes and what selects from them, never a path: moving the folder changes nothing.
-        digest = hashlib.sha256(json.dumps([*selected[:2], separator, *selected[2:]]).encode())
-        with file.open("rb") as manifest:
-            digest.update(hashlib.file_digest(manifest, "sha256").digest())
-        self.fingerprint = digest.hexdigest()
+        made = _opened(file, selected, separator, cache_folder(cache_dir))
+        self._pairs = StoredPairs(made)
+        self._summarised = summary_key is not None
+        self.fingerprint = made.facts["fingerprint"]
+        self.faults: dict[FaultKind, int] = made.facts["faults"]
+        if dropped := sum(self.faults.values()):
+            logger.warning("%s: %d rows have no image path, or no caption in UTF-8, and are left out", file, dropped)
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self._pairs)
 
     def key(self, index: int) -> str:
         """The path of its picture, as the manifest has it."""
-        return self._paths[index]
+        return self._pairs.paths[index]
 
     def image(self, index: int) -> Tensor:
         """The RGB picture of a sample.
@@ -98,7 +93,7 @@ class ManifestPairs(PairSource):
 
     def file(self, index: int) -> Path:
         """Where the picture is."""
-        return self._root / self._paths[index]
+        return self._root / self._pairs.paths[index]
 
     def encoded(self, index: int) -> bytes:
         """The picture's file.
@@ -116,7 +111,16 @@ class ManifestPairs(PairSource):
 
     def captions(self, index: int) -> list[str]:
         """All captions of a sample, in the order of the rows."""
-        return [self._captions[row] for row in range(self._first[index], self._first[index + 1])]
+        return self._pairs.captions(index)
+
+    @property
+    def caption_count(self) -> int:
+        """Captions of all samples."""
+        return self._pairs.caption_count
+
+    def caption_row(self, index: int, number: int) -> int:
+        """Which of all captions a sample's so many-th is, counted from 0."""
+        return self._pairs.first(index)[0] + number
 
     def numbers(self, field: str) -> NDArray[np.float64]:
         """A column of the manifest, read anew: the highest of a sample's rows [len(self)], NaN where it is no number.
@@ -134,128 +138,51 @@ class ManifestPairs(PairSource):
         Raises:
             ValueError: the manifest is read without a column of them.
         """
-        if self._summaries is None:
+        if not self._summarised:
             raise ValueError(
                 "no column of the manifest has summaries: set data.train.summary_key, "
                 "or write them by protoclip summarise and add summariser=NAME"
             )
-        return self._summaries[index]
+        return self._pairs.summary(index)
 
     def label(self, index: int) -> int:
         """-1: a manifest has no classes."""
         return -1
 
 
-def _group(file: Path, paths: list[Any], cells: list[Any]) -> dict[str, list[str]]:
-    """Captions by image path, in the order of first appearance."""
-    pairs: dict[str, list[str]] = {}
-    dropped: list[int] = []
-    for row, (path, cell) in enumerate(zip(paths, cells, strict=True), start=1):
-        # A missing value is None, or NaN once pandas has held it.
-        texts = list(cell) if isinstance(cell, list | np.ndarray) else [cell]
-        texts = [text for text in texts if text is not None and text == text]  # noqa: PLR0124 (NaN is not itself)
-        if not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"{file}: row {row}: a caption is a text or a list of texts, found {texts[0]!r:.40}")
-        texts = [text for text in texts if text.strip() and not _UNDECODED.search(text)]
-        if not isinstance(path, str) or not path.strip() or not texts:
-            dropped.append(row)
-            continue
-        pairs.setdefault(path, []).extend(texts)
-    if dropped:
-        logger.warning("%s: %d rows have no image path, or no caption in UTF-8, and are left out", file, len(dropped))
-    return pairs
-
-
-def _first_summaries(file: Path, paths: list[Any], cells: list[Any]) -> dict[str, str]:
-    """The first summary of each image path that has one."""
-    summaries: dict[str, str] = {}
-    for row, (path, cell) in enumerate(zip(paths, cells, strict=True), start=1):
-        if cell is None or cell != cell:  # noqa: PLR0124 (NaN is not itself)
-            continue
-        if not isinstance(cell, str):
-            raise ValueError(f"{file}: row {row}: a summary is one text, found {cell!r:.40}: leave summary_key out")
-        if cell.strip() and not _UNDECODED.search(cell):
-            summaries.setdefault(path, cell)
-    return summaries
-
-
-def _read_table(file: Path, keys: list[str], separator: str | None) -> pd.DataFrame:
-    suffix = file.suffix.lower()
-    if suffix in _SEPARATORS:
-        return _read_csv(file, keys, _SEPARATORS[suffix] if separator is None else separator)
-    if suffix not in {".jsonl", ".parquet"}:
-        raise ValueError(f"{file}: a manifest is .csv, .tsv, .jsonl or .parquet")
-    if separator is not None:
-        raise ValueError(f"{file}: separator is for .csv and .tsv, leave it out")
-    return _read_jsonl(file, keys) if suffix == ".jsonl" else _read_parquet(file, keys)
-
-
-def _read_csv(file: Path, keys: list[str], separator: str) -> pd.DataFrame:
-    separator = separator.replace("\\t", "\t")  # as a shell or an unquoted YAML scalar gives it
-    if len(separator) != 1:
-        raise ValueError(f"separator={separator!r}: give one character, such as a tab")
+def _opened(file: Path, selected: list[str], separator: str | None, folder: Path) -> ArrayFile:
+    """What is made of a table, from the cache folder or else made and put there."""
+    stat = file.stat()
+    identity = [_VERSION, str(file.absolute()), stat.st_size, stat.st_mtime_ns, selected, separator]
+    cached = folder / f"manifest-{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]}.bin"
     try:
-        with warnings.catch_warnings():
-            # Rows longer than the header are captions with a bare separator: pandas would shift or cut them.
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            frame = pd.read_csv(
-                file,
-                sep=separator,
-                dtype=object,
-                na_filter=False,
-                index_col=False,
-                encoding="utf-8",
-                encoding_errors="surrogateescape",  # paths may be any bytes, and one bad caption is one row
-            )
-    except pd.errors.EmptyDataError:
-        raise ValueError(f"{file} is empty: it needs a header and rows") from None
-    except UnicodeEncodeError:  # pandas cannot hold such a header
-        raise ValueError(f"{file}: not a table in UTF-8: convert it, or use Parquet") from None
-    except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{file}: not a table ({reason}): quote captions, or use JSON Lines") from error
-    _check_columns(file, [str(column) for column in frame.columns], keys)
-    return frame
-
-
-def _read_jsonl(file: Path, keys: list[str]) -> pd.DataFrame:
-    # Not pandas.read_json: it accepts half-broken lines, gives no line number and alters strings.
-    records: list[dict[str, Any]] = []
-    columns: dict[str, None] = {}
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line.decode("utf-8-sig", "surrogateescape"))
-            except (ValueError, RecursionError):
-                record = None
-            if not isinstance(record, dict):
-                raise ValueError(f"{file}: line {number} is no JSON object: write one {{...}} a line")
-            columns.update(dict.fromkeys(record))
-            records.append({key: record.get(key) for key in keys})
-    if not records:
-        raise ValueError(f"{file} is empty: write one JSON object a line")
-    _check_columns(file, list(columns), keys)
-    return pd.DataFrame(records, columns=keys, dtype=object)
-
-
-def _read_parquet(file: Path, keys: list[str]) -> pd.DataFrame:
+        return ArrayFile(cached)
+    except ValueError:  # absent or damaged: made again
+        pass
     try:
-        _check_columns(file, pyarrow.parquet.read_schema(file).names, keys)
-        return pd.read_parquet(file, columns=keys).astype(object)  # decoded here, where an error is told
-    except (OSError, pyarrow.ArrowException) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{file}: not a Parquet file ({reason}): write it again") from error
+        number = _make(cached, file, selected, separator, quick=True)
+    except IrregularTable:
+        number = _make(cached, file, selected, separator, quick=False)
+    logger.info("%s: %d pairs are kept in %s (%.1f MB)", file, number, cached, cached.stat().st_size / 1e6)
+    return ArrayFile(cached)
 
 
-def _check_columns(file: Path, columns: list[str], keys: list[str]) -> None:
-    for key in keys:
-        if key not in columns:
-            near = get_close_matches(key, columns, n=1)
-            mend = f"did you mean {near[0]!r}?" if near else "set image_key and caption_key"
-            hint = " (one column only: is the separator right?)" if len(columns) == 1 else ""
-            raise ValueError(f"{file} has no column {key!r}, only {', '.join(map(repr, columns))}{hint}: {mend}")
+def _make(cached: Path, file: Path, selected: list[str], separator: str | None, *, quick: bool) -> int:
+    # The bytes and what selects from them, never a path: moving the folder changes nothing.
+    digest = hashlib.sha256(json.dumps([*selected[:2], separator, *selected[2:]]).encode())
+    with ThreadPoolExecutor(1) as beside, written_arrays(cached) as writer:
+        content = beside.submit(_sha256, file)
+        number, faults = store_pairs(read_rows(file, selected, separator, quick=quick), writer)
+        if number == 0:
+            raise ValueError(f"{file} holds no pair: it needs rows with {selected[0]!r} and {selected[1]!r}")
+        digest.update(content.result())
+        writer.facts |= {"fingerprint": digest.hexdigest(), "faults": faults}
+    return number
+
+
+def _sha256(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").digest()
 
 
 def read_classnames(classnames: str | Path | Sequence[str]) -> list[str]:

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.fault_tally import FaultTally, one_line
-from datamodules.locations import PackedTexts, cache_folder, matching_files
+from datamodules.locations import cache_folder, matching_files
+from datamodules.packed_texts import PackedTexts
 from datamodules.shard_table import plain_path, shard_table
 from datamodules.sources import Fault, UnreadableSample
 from datamodules.tars import printable

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.fault_tally import FaultTally
-from datamodules.locations import PackedTexts, written_atomically
+from datamodules.locations import written_atomically
+from datamodules.packed_texts import PackedTexts
 from datamodules.sources import Fault
 from datamodules.tars import GZIP_DAMAGE, check_shard_name, tar_samples
 

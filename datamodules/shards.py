@@ -115,7 +115,7 @@ class ShardPairs(_ShardPictures, PairSource):
         sample = int(self._samples[index])
         if self._json[sample, 1] < 0:
             return {}
-        return _json_object(self._index.read(sample, self._json[sample]), self._index.name(sample))
+        return json_object(self._index.read(sample, self._json[sample]), self._index.name(sample))
 
     @cached_property
     def _json(self) -> NDArray[np.int64]:
@@ -215,7 +215,8 @@ def _lines(data: bytes, name: str) -> list[str]:
         raise UnreadableSample(f"{name}: the text is not UTF-8: convert it", "bad_text") from error
 
 
-def _json_object(data: bytes, name: str) -> dict[str, Any]:
+def json_object(data: bytes, name: str) -> dict[str, Any]:
+    """A JSON object in UTF-8; an UnreadableSample where the bytes are something else."""
     try:
         record = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError):
@@ -226,7 +227,7 @@ def _json_object(data: bytes, name: str) -> dict[str, Any]:
 
 
 def _json_texts(data: bytes, field: str, name: str) -> list[str]:
-    record = _json_object(data, name)
+    record = json_object(data, name)
     if field not in record:
         raise UnreadableSample(f"{name}: no JSON object with {field!r}: set caption_keys, or mend it", "bad_json")
     texts = record[field] if isinstance(record[field], list) else [record[field]]

@@ -67,6 +67,11 @@ def _wordnet(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["WORDNET"] = write_wordnet(tmp_path_factory.mktemp("wordnet"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["PROTOCLIP_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture
 def compose_tiny(tmp_path: Path) -> Compose:
     """A function from a method and overrides to a composed config of a tiny model on scenes."""

@@ -15,10 +15,15 @@ ROWS = {
     "loss": ["prototype_loss/soft", "prototype_loss/hard"],
     "episode": ["episode"],
     "loading": ["loading"],
+    "scale": [
+        *("manifest/first_opening", "manifest/second_opening", "manifest/worker_memory", "manifest/worker_memory"),
+        *("refresh_data/independent", "refresh_data/partition"),
+    ],
     "locked": ["step/locked_image_tuning/clip", "step/locked_image_tuning/protoclip"],
 }
-WITHOUT_PEER = {"refresh"}
+WITHOUT_PEER = {"refresh", "manifest/second_opening", "manifest/worker_memory"}
 WITH_MEMORY = {"kmeans/faiss", "prototype_loss/soft", "prototype_loss/hard"}
+WITH_MEMORY |= {"manifest/first_opening", "manifest/second_opening", "manifest/worker_memory"}
 FIELDS = {
     *("name", "sizes", "peer", "memory_mb", "peer_memory_mb", "target", "details", "seconds", "peer_seconds", "ratio"),
     *("repeats", "date", "machine", "threads", "torch", "git", "command"),

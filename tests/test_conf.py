@@ -39,6 +39,7 @@ PAPERS = {"recipe/paper", "recipe/upstream", "recipe/benchmark"}
 PAPERS |= {option for option in OPTIONS if option.startswith(("recipe/of/", "experiment/cc2.5m", "experiment/yfcc"))}
 """At sizes that no test builds."""
 CORPORA = {f"data/{name}" for name in CAPTIONS}
+OWN_DATA = {f"data/{name}" for name in ("manifest", "shards", "folder", "stream")}
 NEEDS_DATA = {option for option in OPTIONS if "flickr8k" in option}
 NEEDS_TEACHER = {option for option in OPTIONS if option.endswith(("/teacher", "/distillation"))}
 GROUPS = {
@@ -63,8 +64,10 @@ def words_of(option: str, manifest: Path) -> list[str]:
         words = [f"+view@views.image_views.{name}={name}"]
     if option in CORPORA:
         words.append(f"data.path={manifest.parent}")
-    if (name in {"manifest", "shards"} and group == "data") or (option in PAPERS and group == "experiment"):
+    if option in OWN_DATA or (option in PAPERS and group == "experiment"):
         words.append(f"data.path={manifest}")
+    if option == "data/stream":
+        words.append("data.train.lanes=1")
     if option == "data/mix":
         words += [f"+data.sources.{name}={{{SCENES},seed:{seed}}}" for seed, name in enumerate(("one", "other"))]
     if option in NEEDS_TEACHER or group == "distillation":
@@ -107,7 +110,8 @@ def test_every_yaml_composes_and_instantiates(
     monkeypatch.setenv("PROTOCLIP_CACHE", str(tmp_path / "cache"))
     if option in CORPORA:
         write_corpora(tmp_path)
-    words = words_of(option, shard if option == "data/shards" else manifest)
+    paths = {"data/shards": shard, "data/stream": shard, "data/folder": shard.parent}
+    words = words_of(option, paths.get(option, manifest))
     if (option in {"trainer/gpu", "trainer/ddp"} or option in PAPERS) and not torch.cuda.is_available():
         words.append("trainer.accelerator=cpu")  # Lightning refuses a GPU that is not there
     with initialize_config_module("conf", version_base="1.3"):
@@ -121,7 +125,7 @@ def test_every_yaml_composes_and_instantiates(
         assert isinstance(instantiate_here(config[group].rows), rows)
     if option.startswith("compare/"):  # it changes no part of a run; tests/protoclip/test_comparison.py reads it
         return
-    if option in {"data/manifest", "data/shards"} | CORPORA | PAPERS:
+    if option in OWN_DATA | CORPORA | PAPERS:
         config.episode.size = config.batch_size = 1
         if "prototype" in config:
             config.prototype.images_per_prototype = 1

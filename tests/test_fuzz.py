@@ -17,7 +17,8 @@ from datamodules.manifests import ManifestPairs
 from datamodules.pictures import decode_picture
 from datamodules.shards import ShardPairs
 from datamodules.sources import Fault, PairSource, UnreadableSample
-from datamodules.tars import TarSample, open_shard, tar_samples
+from datamodules.tars import TarSample, tar_samples
+from datamodules.urls import open_shard
 from tests.fuzzed import NUMBERS, WHOLE, Fuzzed, caption, fuzzed, headers, picture
 
 MANIFESTS = ("csv", "tsv", "jsonl", "parquet")
@@ -86,7 +87,7 @@ SAMPLES: list[tuple[bytes, list[str]]] = [(PIXELS[number], [caption(number)]) fo
 def check_shard(case: Fuzzed, path: Path) -> str:
     """What a damaged shard gives, indexed and streamed."""
     faults: list[Fault] = []
-    with open_shard(path) as file:
+    with open_shard(str(path)) as file:
         streamed = list(tar_samples(file, path.name, report=faults.append))
     assert all("\n" not in f"{fault.place}{fault.reason}" for fault in faults)
     kinds = Counter(fault.kind for fault in faults)

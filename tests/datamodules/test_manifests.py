@@ -1,7 +1,9 @@
 import json
 import logging
+import os
 import pickle
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,6 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from datamodules.locations import PackedTexts
 from datamodules.manifests import ManifestPairs, read_classnames
 from datamodules.sources import PairSource, UnreadableSample
 
@@ -243,14 +244,84 @@ def test_a_wrong_parquet_column_a_missing_file_and_useless_options_are_refused(t
         ManifestPairs(tmp_path / "m.csv", separator="::")
 
 
-def test_packed_texts_are_a_list_in_two_buffers() -> None:
-    texts = ["", "a", "Fuß", "犬", "bad \udcff name", ""]
-    packed = PackedTexts.pack(texts)
-    assert [packed[i] for i in range(len(packed))] == texts
-    assert len(PackedTexts.pack([])) == 0
-    for index in (-1, len(texts)):
-        with pytest.raises(IndexError):
-            packed[index]
+def test_a_second_opening_reads_nothing_of_the_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "m.jsonl"
+    records: list[dict[str, Any]] = [{"filepath": name, "title": text} for name, text in ROWS]
+    records += [{"filepath": "", "title": "x"}, {"filepath": "y"}, {"filepath": "z", "title": "\ud800"}]
+    path.write_text("\n".join(map(json.dumps, records)))
+    first = ManifestPairs(path, cache_dir=tmp_path / "cache")
+    told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert told == [f"{path}: 3 rows have no image path, or no caption in UTF-8, and are left out"]
+    monkeypatch.setattr("datamodules.manifests._make", None)
+    second = ManifestPairs(path, cache_dir=tmp_path / "cache")
+    for source in (first, second, pickle.loads(pickle.dumps(second))):
+        assert [source.captions(index) for index in range(len(source))] == EXPECTED
+        assert [source.key(index) for index in range(3)] == ["images/b.png", "images/a.png", "images/c.png"]
+        assert source.faults == {"missing_part": 2, "bad_text": 1}
+        assert source.fingerprint == first.fingerprint
+    assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == told * 2
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_the_fingerprint_stays_what_it_was(tmp_path: Path) -> None:
+    """Runs and caches are found by it."""
+    path = tmp_path / "m.csv"
+    path.write_text("filepath,title,short\na.png,a picture,b\n")
+    plain = "b2759acf98e7428d349f03e59f24ac2a7aaa5c7bcf565e5f64b6233a4b41a2cd"
+    chosen = "25df7001cca4124e4971a9eeb89ef73078a9111d3bd297174c65ade3dce78da8"
+    assert ManifestPairs(path).fingerprint == plain
+    assert ManifestPairs(path, separator=",", summary_key="short").fingerprint == chosen
+
+
+@pytest.mark.parametrize("damage", [lambda whole: whole[:-1], lambda whole: b"", lambda whole: b"\0" * len(whole)])
+def test_a_damaged_cache_is_made_again(folder: Path, damage: Callable[[bytes], bytes]) -> None:
+    write(folder / "m.csv")
+    ManifestPairs(folder / "m.csv", cache_dir=folder / "cache")
+    (cached,) = (folder / "cache").iterdir()
+    whole = cached.read_bytes()
+    cached.write_bytes(damage(whole))
+    assert ManifestPairs(folder / "m.csv", cache_dir=folder / "cache").captions(2) == EXPECTED[2]
+    assert cached.read_bytes() == whole
+
+
+def test_a_manifest_that_changed_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    for number, text in enumerate(("one", "two", "three")):
+        path.write_text(f"filepath,title\na,{text}\n")
+        os.utime(path, ns=(0, min(number, 1)))  # another time, then another size
+        for _ in range(2):
+            assert ManifestPairs(path).captions(0) == [text]
+    assert ManifestPairs(path, caption_key="filepath").captions(0) == ["a"]
+
+
+def test_a_pickled_copy_is_small_and_holds_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text("filepath,title\n" + "".join(f"{row}.jpg,caption {row}\n" for row in range(1000)))
+    source = ManifestPairs(path)
+    assert len(pickle.dumps(source)) < 1000
+    copy = pickle.loads(pickle.dumps(source))
+    assert (copy.key(999), copy.captions(999)) == ("999.jpg", ["caption 999"])
+    for index in (-1, 1000):
+        for ask in (copy.key, copy.captions, copy.image):
+            with pytest.raises(IndexError):
+                ask(index)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3, 4), (3, 0, 4, 1, 2)], ids=["rising", "mixed"])
+def test_every_caption_has_a_row_of_its_own(tmp_path: Path, order: Sequence[int]) -> None:
+    rows = [("a", "0"), ("a", "1"), ("b", "2"), ("c", "3"), ("c", "4")]
+    path = tmp_path / "m.csv"
+    path.write_text("filepath,title\n" + "".join(f"{','.join(rows[row])}\n" for row in order))
+    source = ManifestPairs(path)
+    assert source.caption_count == 5
+    found = {source.key(index): source.captions(index) for index in range(3)}
+    assert found == {
+        name: [text for row in order if rows[row][0] == name for text in rows[row][1]] for name in ("a", "b", "c")
+    }
+    numbers = [source.caption_row(index, number) for index in range(3) for number in range(len(source.captions(index)))]
+    assert numbers == [0, 1, 2, 3, 4]
 
 
 def test_class_names_are_lines_of_a_file_or_a_list(tmp_path: Path) -> None:
