@@ -12,10 +12,12 @@ from torch.utils.data import DataLoader
 from datamodules.datasets import BatchShare, EpisodeDataset, EvaluationDataset, collate_evaluation
 from datamodules.episodes import EpisodePlan, EpisodeSampler, local_batch_size
 from datamodules.faults import FaultCounter
+from datamodules.locations import cache_folder
 from datamodules.region_view import Regions
 from datamodules.sources import CURSOR_WIDTH, Corpus, FaultKind, PairSource, PairStream, Pictures, placed
 from datamodules.stream_loader import Batch, Pass, StreamLoader, StreamParts, Ties, check_lanes
 from datamodules.text_views import TextView
+from datamodules.token_cache import TokenCache
 from datamodules.views import MEAN, STD, PictureTransform, evaluation_transform
 from protoclip.distributed import gather
 from protoclip.module import ImageTextPretraining
@@ -47,6 +49,7 @@ class ImageTextDataModule(pl.LightningDataModule):
         max_faults: largest share of an episode's samples that may be replaced because they cannot be read.
         teachers: caches of external teachers' features by name.
         region_views: what makes each view of a picture's regions.
+        keep_tokens: whether the ids of a manifest's captions are kept in the cache folder.
 
     All views are made until ``require`` says which are read.
 
@@ -75,6 +78,7 @@ class ImageTextDataModule(pl.LightningDataModule):
         max_faults: Share = 0.1,
         teachers: Mapping[str, TeacherCache] | None = None,
         region_views: Mapping[str, Regions] | None = None,
+        keep_tokens: bool = True,
     ) -> None:
         super().__init__()
         self.corpus = train
@@ -100,6 +104,7 @@ class ImageTextDataModule(pl.LightningDataModule):
             seed=seed,
             region_views=region_views,
             teachers=self.teachers,
+            tokens=_token_cache(train, tokenize) if keep_tokens else None,
         )
         self._faults = FaultCounter(train, max_faults)
         self._next_episode = 0
@@ -304,3 +309,13 @@ class ImageTextDataModule(pl.LightningDataModule):
         if self.stream is not None:
             self._begins = [*state_dict["begins"]]
             self._ties = Ties(**state_dict["ties"]) if "ties" in state_dict else None
+
+
+def _token_cache(corpus: Corpus, tokenize: Any) -> TokenCache | None:
+    """Where the ids of captions are kept, if these have rows, and a tokenizer that never changes makes them."""
+    captions = None if isinstance(corpus, PairStream) else corpus.caption_count
+    identity = getattr(tokenize, "identity", None)
+    if captions is None or identity is None:
+        return None
+    length, vocabulary = tokenize.context_length, tokenize.vocab_size
+    return TokenCache(cache_folder(), corpus.fingerprint, identity, captions, length, vocabulary)

@@ -12,13 +12,15 @@ from datamodules.episodes import SampleKey
 from datamodules.region_view import Regions
 from datamodules.sources import Corpus, PairSource, PairStream, Pictures, UnreadableSample
 from datamodules.text_views import DrawnPair, TextView
+from datamodules.token_cache import TokenCache
 from datamodules.views import PictureTransform, Tokenize, seeded
 from protoclip.seeds import derive_seed
 from protoclip.teachers import TeacherCache
 from protoclip.terms import teacher_view
 
 PAIRS_KEPT = 2**16
-"""Largest corpus whose captions' ids stay in memory: to tokenise one takes as long as to crop a small picture."""
+"""Largest corpus whose captions' ids stay in memory, where they are not on the disk: to tokenise one takes as long as
+to crop a small picture."""
 ATTEMPTS = 20
 """Pairs tried in the place of an unreadable one."""
 
@@ -37,6 +39,7 @@ class EpisodeDataset(Dataset[dict[str, Any]]):
         seed: of all draws.
         region_views: what makes regions, by view name.
         teachers: features of external teachers by name; a sample holds its row.
+        tokens: ids of the corpus' captions on the disk.
 
     Attributes:
         made: names of the views that a sample holds, all at first.
@@ -55,6 +58,7 @@ class EpisodeDataset(Dataset[dict[str, Any]]):
         seed: int,
         region_views: Mapping[str, Regions] | None = None,
         teachers: Mapping[str, TeacherCache] | None = None,
+        tokens: TokenCache | None = None,
     ) -> None:
         self.corpus = source
         self.image_views = dict(image_views)
@@ -66,6 +70,7 @@ class EpisodeDataset(Dataset[dict[str, Any]]):
         self.seed = seed
         self.teachers = dict(teachers or {})
         self._tokenized: dict[str, Tensor] = {}
+        self._tokens = tokens
 
     @property
     def source(self) -> PairSource:
@@ -98,11 +103,19 @@ class EpisodeDataset(Dataset[dict[str, Any]]):
         other.made = frozenset(views)
         return other
 
-    def _token_ids(self, text: str, *, keep: bool) -> Tensor:
-        ids = self._tokenized.get(text)
-        if ids is None:
+    def _token_ids(self, text: str, pair: DrawnPair) -> Tensor:
+        """Ids of a text; those of captions are kept, on the disk or, of a small corpus, in memory."""
+        if isinstance(self.corpus, PairStream) or text not in pair.captions:
+            return self.tokenize([text])[0]
+        if self._tokens is not None:
+            row = self.corpus.caption_row(pair.index, pair.captions.index(text))
+            if (ids := self._tokens.rows(row)) is None:
+                ids = self.tokenize([text])[0]
+                self._tokens.keep(row, ids)
+            return ids
+        if (ids := self._tokenized.get(text)) is None:
             ids = self.tokenize([text])[0]
-            if keep and not isinstance(self.corpus, PairStream) and len(self.source) <= PAIRS_KEPT:
+            if len(self.corpus) <= PAIRS_KEPT:
                 self._tokenized[text] = ids
         return ids
 
@@ -160,7 +173,7 @@ class EpisodeDataset(Dataset[dict[str, Any]]):
         text = pair.caption
         for part in self._chains[name]:
             text = self.text_views[part].text(text, pair, self.corpus, self._seed(key, part))
-        ids = self._token_ids(text, keep=text in pair.captions)
+        ids = self._token_ids(text, pair)
         return self.text_views[name].entries(name, ids, self.tokenize, self._seed(key, name))
 
     def _seed(self, key: SampleKey, view: str) -> int:

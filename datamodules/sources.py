@@ -109,6 +109,15 @@ class PairSource(Pictures):
             UnreadableSample: it has none that is text.
         """
 
+    @property
+    def caption_count(self) -> int | None:
+        """Captions of all samples, where they are counted; None where they are not, and have no rows."""
+        return None
+
+    def caption_row(self, index: int, number: int) -> int:
+        """Which of all captions a sample's so many-th is, counted from 0, where they are counted."""
+        raise NotImplementedError
+
     def encoded(self, index: int) -> bytes | None:
         """The picture as the corpus keeps it, an encoded file; None where it keeps none, but draws it.
 

@@ -35,6 +35,7 @@ UNHASHED = (
     "datamodule.num_workers",
     "datamodule.prefetch",
     "datamodule.max_faults",
+    "datamodule.keep_tokens",
     "datamodule.teachers",
     "callbacks.prototype_refresh.folder",
     "callbacks.divergence",

@@ -1,7 +1,9 @@
 """Captions to token ids: open_clip's byte-pair tokenizer, or the tokenizer of a transformers text tower."""
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from importlib.metadata import version
 from itertools import takewhile
 from typing import Any
 
@@ -54,6 +56,13 @@ class Tokenizer:
         """
         ids: Tensor = self._tokenizer(texts if isinstance(texts, str) else list(texts))
         return ids
+
+    @property
+    def identity(self) -> str | None:
+        """What the ids of a text depend on beside its length; None of a transformers tokenizer, whose files may change."""
+        if self.hf_name is not None:
+            return None
+        return json.dumps([version("open_clip_torch"), self.options], sort_keys=True)
 
     @property
     def eot_id(self) -> int:
