@@ -35,9 +35,10 @@ lint: $(READY)  ## ruff and mypy --strict
 golden: $(READY)  ## write the golden losses anew (a change of digits is a line in the CHANGELOG)
 	$(BIN)/python -m tests.golden
 
-tables: $(READY)  ## write the tables of README.md and EXPERIMENTS.md anew from their rows
+tables: $(READY)  ## write the tables of README.md, EXPERIMENTS.md and benchmarks/README.md anew from their rows
 	$(BIN)/protoclip table README.md
 	$(BIN)/protoclip table EXPERIMENTS.md
+	$(BIN)/protoclip table benchmarks/README.md
 
 clean:  ## remove the environment
 	rm -rf $(VENV)

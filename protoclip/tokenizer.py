@@ -59,7 +59,7 @@ class Tokenizer:
 
     @property
     def identity(self) -> str | None:
-        """What the ids of a text depend on beside its length; None of a transformers tokenizer, whose files may change."""
+        """What ids depend on beside the context length; None of a transformers tokenizer, whose files may change."""
         if self.hf_name is not None:
             return None
         return json.dumps([version("open_clip_torch"), self.options], sort_keys=True)

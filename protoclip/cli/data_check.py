@@ -115,7 +115,8 @@ def check_corpus(
     """
     if out is not None and out.is_dir():
         raise ValueError(f"{out} is a folder: give --out a file, such as {out / 'check.json'}")
-    config, console = compose_config(words), console or Console()
+    config = compose_config(["data.max_faults=1", *words])  # what is wrong is to be told, and not to stop here
+    console = console or Console()
     source = training_pairs(config)
     pairs = range(len(source)) if limit is None else drawn(len(source), limit, seed, "--limit")
     figures = Figures()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from PIL import Image
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
@@ -15,6 +16,7 @@ from torch.utils.data import default_collate
 
 from datamodules.datamodule import ImageTextDataModule
 from datamodules.episodes import EpisodePlan, SampleKey
+from datamodules.manifests import ManifestPairs
 from datamodules.scenes import SceneObjects, ScenePairs
 from datamodules.sources import PairSource
 from datamodules.text_views import Caption
@@ -280,3 +282,38 @@ def test_every_step_reads_the_labels_of_its_own_pairs(
     words = ("run.episodes=3", "prototype.warmup_episodes=0")
     build(tiny_config(tmp_path, "protoclip", f"num_workers={workers}", *words)).fit(check)
     assert check.checked == [(episode, batch) for episode in range(3) for batch in range(4)]
+
+
+def test_ids_of_a_manifests_captions_are_kept_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROTOCLIP_CACHE", str(tmp_path / "cache"))
+    for number in range(4):
+        Image.new("RGB", (8, 8), (40 * number, 0, 0)).save(tmp_path / f"{number}.png")
+    rows = "".join(f"{number}.png\ta thing of number {number}\n{number}.png\tanother {number}\n" for number in range(4))
+    (tmp_path / "pairs.tsv").write_text("filepath\ttitle\n" + rows)
+    calls: list[str] = []
+
+    class Counting(Tokenizer):
+        def __call__(self, texts: Sequence[str]) -> Tensor:
+            calls.extend(texts)
+            return super().__call__(texts)
+
+    def samples(*, keep: bool = True) -> list[Tensor]:
+        made = ImageTextDataModule(
+            ManifestPairs(tmp_path / "pairs.tsv"),
+            partial(EpisodePlan, size=4),
+            image_views={},
+            text_views={"text": Caption(), "next": Caption(offset=1)},
+            tokenize=Counting(8),
+            batch_size=4,
+            image_size=8,
+            keep_tokens=keep,
+        )
+        return [sample[view] for sample in made.extraction_dataloader(0) for view in ("text", "next")]
+
+    first = samples()
+    assert len(calls) == 8
+    again, anew = samples(), samples(keep=False)
+    assert len(calls) == 16
+    for one, two, three in zip(first, again, anew, strict=True):
+        assert torch.equal(one, two)
+        assert torch.equal(one, three)

@@ -5,7 +5,7 @@ import pytest
 
 from protoclip.cli import data_check, main
 from tests.datamodules.test_coco import write_coco
-from tests.datamodules.test_shards import picture
+from tests.datamodules.test_shards import pair, picture, write_tar
 
 ROWS = [
     ("0.png", "a red dog"),
@@ -112,3 +112,13 @@ def test_pictures_that_are_drawn_are_read_too() -> None:
     report = data_check.check_corpus(["data.num_pairs=6", "towers.image_size=32"])
     assert report["readable"] == 6
     assert report["widths"] == report["heights"] == [32] * 5
+
+
+def test_damaged_shards_are_told_and_do_not_stop_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROTOCLIP_CACHE", str(tmp_path / "cache"))
+    write_tar(tmp_path / "0.tar", [*pair("a", 0), *pair("b", 1)])
+    cut = write_tar(tmp_path / "1.tar", [*pair("c", 2), *pair("d", 3)])
+    cut.write_bytes(cut.read_bytes()[:2600])
+    report = data_check.check_corpus(["data=shards", f"data.path='{tmp_path}/{{0..2}}.tar'"])
+    assert report["left_out"] == {"missing_shard": 1, "damaged_shard": 1, "missing_part": 1}
+    assert report["read"] == 3
