@@ -9,12 +9,13 @@ from pytorch_lightning.callbacks import Callback
 from callbacks.figures import log_figures
 from datamodules.datamodule import ImageTextDataModule
 from datamodules.sources import FaultKind
+from protoclip.distributed import gather
 
 logger = logging.getLogger(__name__)
 
 
 class FaultSummary(Callback):
-    """Tells at the end of each episode that had any how many faults of each kind were passed over.
+    """Tells at the end of each episode that had any how many faults of each kind its two passes met, in all processes.
 
     The run's totals are logged as ``faults/<kind>``, from the first fault on.
     """
@@ -40,6 +41,7 @@ class FaultSummary(Callback):
 
 
 def _totals(trainer: pl.Trainer) -> Counter[FaultKind]:
+    """Of all processes, on rank 0."""
     datamodule: object = trainer.datamodule  # type: ignore[attr-defined]
     assert isinstance(datamodule, ImageTextDataModule)
-    return Counter(datamodule.faults)
+    return sum(gather(Counter(datamodule.faults)), Counter())

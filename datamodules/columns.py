@@ -53,7 +53,8 @@ def _read_jsonl(file: Path, key: str, column: str) -> pd.DataFrame:
             if line.strip():
                 record = json.loads(line.decode("utf-8-sig", "surrogateescape"))
                 names.update(record)
-                records.append((record.get(key), record.get(column)))
+                if isinstance(path := record.get(key), str):
+                    records.append((path, record.get(column)))
     _check_column(file, sorted(names), column)
     return pd.DataFrame(records, columns=[key, column], dtype=object)
 

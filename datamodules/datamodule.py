@@ -109,7 +109,7 @@ class ImageTextDataModule(pl.LightningDataModule):
         self._faults = FaultCounter(train, max_faults)
         self._next_episode = 0
         self._to_extract = self.plan.size
-        self._begins: list[Tensor] = []  # of each block that was reached, where its lanes begin
+        self._begins: dict[int, Tensor] = {}  # where the lanes of the current block begin, and of the next one
         self._ties: Ties | None = None
 
     @property
@@ -248,21 +248,31 @@ class ImageTextDataModule(pl.LightningDataModule):
         )
 
     def _begin(self, episode: int) -> Tensor:
-        """Where the lanes of an episode begin [lanes, sources, 4]."""
+        """Where the lanes of an episode begin [lanes, sources, 4].
+
+        Raises:
+            ValueError: the block before was not read to its end.
+        """
         assert self.stream is not None
-        if not self._begins:
-            self._begins.append(torch.zeros(self.stream.lanes, self.stream.sources, CURSOR_WIDTH, dtype=torch.int64))
-        return self._begins[self.plan.block(episode)]
+        block = self.plan.block(episode)
+        if block == 0:
+            return torch.zeros(self.stream.lanes, self.stream.sources, CURSOR_WIDTH, dtype=torch.int64)
+        if block not in self._begins:
+            raise ValueError(
+                "a stream is read episode by episode, each to its end: leave trainer.limit_train_batches out"
+            )
+        return self._begins[block]
 
     def _finish_pass(self, of: Pass, episode: int, ends: Mapping[int, Tensor], facts: Batch) -> None:
         """Remember where the next block begins, and what the extraction saw; rank 0, which saves it, of all."""
         block = self.plan.block(episode)
         shares = gather((dict(ends), facts)) or [(dict(ends), facts)]
-        begin = self._begin(episode).clone()
+        begin = self._begin(episode)
+        following = begin.clone()
         for lanes, _ in shares:
             for lane, cursor in lanes.items():
-                begin[lane] = cursor
-        self._begins[block + 1 :] = [begin]
+                following[lane] = cursor
+        self._begins = {block: begin, block + 1: following}
         if of.purpose == "extract":
             self._ties = Ties(block, {name: torch.cat([seen[name] for _, seen in shares]) for name in facts})
 
@@ -296,7 +306,7 @@ class ImageTextDataModule(pl.LightningDataModule):
         episode = self.trainer.current_epoch + 1
         state: dict[str, Any] = {"next_episode": episode, "faults": self._faults.state_dict()}
         if self.stream is not None:
-            state["begins"] = torch.stack(self._begins)
+            state["begins"] = self._begins
             if self._ties is not None and self._ties.block == self.plan.block(episode):
                 state["ties"] = {"block": self._ties.block, "facts": self._ties.facts}
         return state
@@ -307,7 +317,7 @@ class ImageTextDataModule(pl.LightningDataModule):
         if "faults" in state_dict:  # checkpoints of earlier versions have none
             self._faults.load_state_dict(state_dict["faults"])
         if self.stream is not None:
-            self._begins = [*state_dict["begins"]]
+            self._begins = dict(state_dict["begins"])
             self._ties = Ties(**state_dict["ties"]) if "ties" in state_dict else None
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from datamodules.fault_tally import one_line
-from datamodules.sources import Corpus, Fault, FaultKind, PairSource, UnreadableSample
+from datamodules.fault_tally import SHARD_FAULTS, one_line
+from datamodules.sources import Corpus, Fault, FaultKind, PairSource, PairStream, UnreadableSample
+from protoclip.distributed import rank
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class FaultCounter:
         self._seen = 0
         self._replaced = 0
         self._passed = 0
+        self._bad_shards: set[str] = set()
         self._early = 0  # faults of a stream since the last batch, which may be of the next one's episode
         self._last = ""  # of them
 
@@ -84,12 +86,25 @@ class FaultCounter:
             )
 
     def see_faults(self, faults: Sequence[Fault]) -> None:
-        """Count what a stream passed over; the next batch says whether that is too much."""
+        """Count what a stream passed over; of samples the next batch says whether that is too much.
+
+        Raises:
+            ValueError: more of its shards are damaged or missing than the share allows.
+        """
         for fault in faults:
             self.counts[fault.kind] += 1
             self._last = one_line(fault)
             self._tell(fault.kind, fault.place, f"passed over: {self._last}")
-        self._early += len(faults)
+            if fault.kind in SHARD_FAULTS:
+                self._bad_shards.add(fault.place)
+            else:
+                self._early += 1
+        shards = self._source.shards if isinstance(self._source, PairStream) else 0
+        if faults and len(self._bad_shards) > self._max_share * shards:
+            raise ValueError(
+                f"{len(self._bad_shards)} of {shards} shards cannot be read whole, the last because of {self._last}; "
+                f"mend the corpus, or raise data.max_faults={self._max_share:g}"
+            )
 
     def _tell(self, kind: FaultKind, place: int | str, line: str) -> None:
         told = self._told.setdefault(kind, set())
@@ -121,4 +136,4 @@ class FaultCounter:
             pairs, samples = {"unreadable_image": pairs}, {"unreadable_image": samples} if samples else {}
         self._unreadable = {index: kind for kind, indices in pairs.items() for index in indices}
         self._told = {kind: set(indices[: LINES + 1]) for kind, indices in pairs.items()}
-        self.counts = Counter(samples)
+        self.counts = Counter(samples if rank() == 0 else {})  # those of all processes are added up

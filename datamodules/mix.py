@@ -8,7 +8,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from datamodules.sources import PairSource, Picture, UnreadableSample
 
@@ -83,6 +87,25 @@ class MixedPairs(PairSource):
         _, source, place = self._at(index)
         captions: Sequence[str] = source.captions(place)
         return captions
+
+    def encoded(self, index: int) -> bytes | None:  # noqa: D102
+        _, source, place = self._at(index)
+        encoded: bytes | None = source.encoded(place)
+        return encoded
+
+    def file(self, index: int) -> Path | None:  # noqa: D102
+        _, source, place = self._at(index)
+        file: Path | None = source.file(place)
+        return file
+
+    def fields(self, index: int) -> Mapping[str, Any]:  # noqa: D102
+        _, source, place = self._at(index)
+        fields: Mapping[str, Any] = source.fields(place)
+        return fields
+
+    def numbers(self, field: str) -> NDArray[np.float64] | None:  # noqa: D102
+        parts = [part for source in self.sources.values() if (part := source.numbers(field)) is not None]
+        return np.concatenate(parts) if len(parts) == len(self.sources) else None
 
     def label(self, index: int) -> int:
         """The class of a pair in its source, -1 where that has none."""

@@ -201,12 +201,14 @@ class PairStream(ABC):
         fingerprint: hash of what decides which pairs come, and when.
         lanes: that processes and workers divide among themselves.
         sources: rows of a lane's cursor.
+        shards: that it is read from.
         shuffle: pairs of each lane that training draws from.
     """
 
     fingerprint: str
     lanes: int
     sources: int
+    shards: int
     shuffle: int
 
     @abstractmethod

@@ -229,7 +229,8 @@ class StreamLoader:
         episode: the first one.
         begin: gives the cursors at the beginning of an episode's block.
         see: is told the faults of each batch.
-        finish: takes the pass, its episode, where this process' lanes stand at the end, and what ties its samples.
+        finish: takes the pass, its episode, where this process' lanes stand at the end, and of an extraction what ties
+            its samples; all processes call it at the same point.
         options: of the DataLoader; whole batches are pinned.
     """
 
@@ -261,23 +262,28 @@ class StreamLoader:
         return self.parts.of.batches
 
     def __iter__(self) -> Iterator[Batch]:
-        episode = self.episode
+        episode, trains = self.episode, self.parts.of.purpose == "train"
         self.parts.begin(episode, self._begin(episode))
         made = iter(self._loader)
         seen: list[Batch] = []
         for number in range(1, len(self) + 1):
             parts = [next(made) for _ in range(self._workers)]
             batch = _joined(parts, pinned=self._pinned)
-            seen.append({name: batch[name] for name in TIED})
             self._see([fault for part in parts for fault in part.faults])
-            if number == len(self):  # the trainer does not ask behind the last batch
-                ends = [next(made) for _ in range(self._workers)]
-                self._see([fault for part in ends for fault in part.faults])
-                stand = {lane: cursor for part in ends for lane, cursor in part.cursors.items()}
-                self._finish(
-                    self.parts.of, episode, stand, {name: torch.cat([facts[name] for facts in seen]) for name in TIED}
-                )
+            if trains and number == len(self):  # the trainer does not ask behind the last batch
+                self._end(episode, made, {})
+            elif not trains:
+                seen.append({name: batch[name] for name in TIED})
             yield batch
+        if not trains:  # of which a process may have a batch more than others
+            self._end(episode, made, {name: torch.cat([facts[name] for facts in seen]) for name in TIED})
+
+    def _end(self, episode: int, made: Iterator[Part], facts: Batch) -> None:
+        """Take the last parts of the workers, and hand on where the lanes stand."""
+        parts = [next(made) for _ in range(self._workers)]
+        self._see([fault for part in parts for fault in part.faults])
+        stand = {lane: cursor for part in parts for lane, cursor in part.cursors.items()}
+        self._finish(self.parts.of, episode, stand, facts)
 
 
 def _joined(parts: list[Part], *, pinned: bool) -> Batch:

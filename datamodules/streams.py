@@ -6,6 +6,7 @@ shards one after the other, then those of the next pass.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from aiohttp import ClientError
 
 from datamodules.shards import IMAGE_KEYS, read_captions
 from datamodules.sources import Cursor, Fault, LaneReader, PairStream, RawPair, Report, UnreadableSample
-from datamodules.tars import TarSample, tar_samples
+from datamodules.tars import TarSample, printable, tar_samples
 from datamodules.urls import open_shard, shard_name, shard_urls
 from protoclip.ranges import PositiveFloat, PositiveInt
 from protoclip.seeds import derive_seed
@@ -32,7 +33,7 @@ class ShardStream(PairStream):
         caption_keys: extensions of captions, ``txt`` or ``json:FIELD``; the first that a sample has is used.
 
     Raises:
-        ValueError: no shards, or fewer than lanes.
+        ValueError: no shards, fewer than lanes, or two of one name.
     """
 
     sources = 1
@@ -47,6 +48,12 @@ class ShardStream(PairStream):
         caption_keys: Sequence[str] = ("txt",),
     ) -> None:
         self.urls = shard_urls(shards)
+        self.shards = len(self.urls)
+        names = Counter(map(shard_name, self.urls))
+        if (twice := names.most_common(1)[0])[1] > 1:
+            raise ValueError(
+                f"{twice[1]} shards are called {twice[0]}, and their pairs alike: rename them, or mix them"
+            )
         if len(self.urls) < lanes:
             raise ValueError(
                 f"{len(self.urls)} shards cannot be dealt out to {lanes} lanes: set data.train.lanes={len(self.urls)} "
@@ -92,10 +99,11 @@ class ShardStream(PairStream):
                     number += 1
                     if number <= first:
                         continue
+                    called = f"{name}: {printable(sample.key)}"
                     try:
-                        yield number, self._pair(sample, f"{name}: {sample.key}")
+                        yield number, self._pair(sample, called)
                     except UnreadableSample as error:
-                        tell(Fault(error.kind, f"{name}: {sample.key}", str(error)))
+                        tell(Fault(error.kind, called, str(error)))
         except FileNotFoundError as error:
             tell(Fault("missing_shard", name, f"{url} is not there ({error.strerror}): bring it back"))
         except (OSError, ClientError) as error:
@@ -134,14 +142,14 @@ class _ShardReader(LaneReader):
             generator = np.random.default_rng(derive_seed(self._seed, "shards", int(place[0])))
             order = generator.permutation(len(stream.urls))[self._lane :: stream.lanes]
             for shard in order[place[1] :]:
-                given = place[3]
+                given, begun = place[3], place[2]
                 for number, pair in stream.read(stream.urls[shard], self._report, int(place[2])):
                     place[2] = number
                     yield pair
-                barren = barren + 1 if place[3] == given else 0
+                barren = 0 if place[3] > given else barren + int(begun == 0)
                 place[1:3] = place[1] + 1, 0
-            if barren >= len(order):
-                raise ValueError(f"no pair of {len(order)} shards could be read, such as {stream.urls[order[0]]}")
+            if barren >= len(stream.urls):
+                raise ValueError(f"no pair of {barren} shards could be read, such as {stream.urls[order[0]]}")
             place[:3] = place[0] + 1, 0, 0
 
 
@@ -166,6 +174,7 @@ class MixedStreams(PairStream):
             raise ValueError(f"streams of {sorted(lanes)} lanes cannot be mixed: give them all the same number")
         self.lanes = lanes.pop()
         self.sources = sum(stream.sources for stream in streams.values())
+        self.shards = sum(stream.shards for stream in streams.values())
         self.shuffle = sum(stream.shuffle for stream in streams.values())
         self.shares = {name: weights[name] / sum(weights.values()) for name in streams}
         described = {name: [stream.fingerprint, self.shares[name]] for name, stream in streams.items()}

@@ -159,8 +159,9 @@ class _Forward:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._position = 0
-        # To seek in an inflating file is to read it.
-        self._end = None if isinstance(file, gzip.GzipFile) or not file.seekable() else file.seek(0, os.SEEK_END)
+        # To seek in an inflating file is to read it, and in a remote one another request.
+        on_disk = isinstance(getattr(file, "raw", None), io.FileIO) and file.seekable()
+        self._end = file.seek(0, os.SEEK_END) if on_disk else None
         if self._end is not None:
             file.seek(0)
 

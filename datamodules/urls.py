@@ -15,6 +15,7 @@ from datamodules.locations import matching_files
 from datamodules.sources import Fault
 
 _PIPE = "pipe:"
+_PATIENCE = 5.0  # seconds for a command whose output nobody reads any longer
 _GZIP = b"\x1f\x8b"
 _TAR = re.compile(r"[^/\s'\"=?&]+\.tar(?:\.gz)?\b")
 
@@ -25,7 +26,7 @@ def shard_urls(shards: str | Path | Sequence[str | Path]) -> list[str]:
     Local ones come first, in the order of their names; one that a brace pattern names need not be there yet.
 
     Raises:
-        ValueError: nothing on the local disk matches, or a shard is listed twice.
+        ValueError: nothing on the local disk matches, a shard is listed twice, or a URL has a ``*``.
     """
     given = [str(shard) for shard in ([shards] if isinstance(shards, str | Path) else shards)]
     local = [pattern for pattern in given if not _is_url(pattern)]
@@ -33,7 +34,11 @@ def shard_urls(shards: str | Path | Sequence[str | Path]) -> list[str]:
     files = matching_files(local, report=missing.append) if local or not given else []
     files = sorted([*files, *(Path(fault.place) for fault in missing)], key=lambda file: (file.name, str(file)))
     urls = [str(file.absolute()) for file in files]
-    urls += [url for pattern in given if _is_url(pattern) for url in braceexpand(pattern)]
+    for pattern in given:
+        if _is_url(pattern):
+            if "*" in pattern and not pattern.startswith(_PIPE):
+                raise ValueError(f"{pattern}: a URL is not searched: name its shards by braces, as {{00000..00331}}")
+            urls += braceexpand(pattern, escape=False)
     if len(set(urls)) < len(urls):
         twice = next(url for url in urls if urls.count(url) > 1)
         raise ValueError(f"{twice} is listed twice: let each pattern match other shards")
@@ -54,8 +59,11 @@ def open_shard(url: str) -> BinaryIO:
         ValueError: a package is missing for its protocol.
     """
     file = _open(url)
-    compressed = file.peek(2)[:2] == _GZIP or (url.endswith(".gz") and not url.startswith(_PIPE))
-    return cast(BinaryIO, gzip.GzipFile(fileobj=file) if compressed else file)
+    if file.peek(2)[:2] != _GZIP and not (url.endswith(".gz") and not url.startswith(_PIPE)):
+        return file
+    inflated = gzip.GzipFile(fileobj=file)
+    inflated.myfileobj = file  # type: ignore[assignment]  # it is closed with the other
+    return cast(BinaryIO, inflated)
 
 
 def _is_url(shard: str) -> bool:
@@ -68,7 +76,9 @@ def _open(url: str) -> io.BufferedReader:
     if not _is_url(url):
         return Path(url).open("rb")
     try:
-        return io.BufferedReader(fsspec.open(url, "rb").open())
+        # Web servers need not know ranges, nor the length: what they send is read as it comes
+        options = {"block_size": 0} if url.startswith(("http://", "https://")) else {}
+        return io.BufferedReader(fsspec.open(url, "rb", **options).open())
     except (ImportError, ValueError) as error:  # the package of a protocol, or the protocol, is not there
         raise ValueError(f"{url} cannot be opened ({error}): install what its protocol needs") from error
 
@@ -97,5 +107,9 @@ class _Pipe(io.RawIOBase):
         if not self.closed:
             assert self._process.stdout is not None
             self._process.stdout.close()
-            self._process.wait()
+            try:
+                self._process.wait(_PATIENCE)
+            except subprocess.TimeoutExpired:  # it does something else than write
+                self._process.kill()
+                self._process.wait()
         super().close()

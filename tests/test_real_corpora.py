@@ -143,3 +143,28 @@ def test_a_stream_finds_what_its_teacher_gave_by_key(
     seen, last = run(config)
     assert bool(torch.isfinite(torch.stack(seen.losses)).all())
     assert "banks.minilm.image.labels" in state(last)["state_dict"]
+
+
+def test_a_process_may_have_an_extraction_batch_more(pool: Pool, tmp_path: Path) -> None:
+    pattern = write_corpus(tmp_path / "corpus")
+    words = ("episode.size=17", "+datamodule.evaluation_batch_size=8", "prototype.warmup_episodes=0", "run.episodes=2")
+    one = of_stream(tmp_path / "one", pattern, *words)
+    for found in pool(of_stream, tmp_path / "two", pattern, *words):
+        assert len(found.losses) == len(one.losses) == 4
+
+
+def test_too_many_lost_shards_stop_a_run_at_the_default_share(compose_tiny: Compose, tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus")
+    for number in (1, 5):
+        (tmp_path / "corpus" / f"00{number}.tar").unlink()
+    words = streamed(f"{tmp_path}/corpus/{{000..007}}.tar", "episode.size=32")
+    with pytest.raises(
+        ValueError, match=r"\d of 8 shards cannot be read whole.*not there.*raise data\.max_faults=0\.1"
+    ):
+        run(compose_tiny("clip", *words, runs=tmp_path / "runs"))
+
+
+def test_an_episode_that_is_cut_short_has_no_next_one(compose_tiny: Compose, tmp_path: Path) -> None:
+    words = streamed(write_corpus(tmp_path / "corpus"), "+trainer.limit_train_batches=1")
+    with pytest.raises(ValueError, match="leave .*limit_train_batches out"):
+        run(compose_tiny("clip", *words, runs=tmp_path / "runs"))

@@ -36,13 +36,13 @@ def find_keys(table: NDArray[np.int64], numbers: NDArray[np.int64]) -> NDArray[n
         numbers: of keys [n].
 
     Returns:
-        The pair of each [n], the first of a key that there is twice.
+        The pair of each [n].
 
     Raises:
-        KeyError: a number is not in the table.
+        KeyError: a number is not in the table, or there for several pairs.
     """
-    places = np.searchsorted(table[0], numbers).clip(max=table.shape[1] - 1)
-    missing = np.flatnonzero(table[0][places] != numbers)
-    if len(missing):
-        raise KeyError(int(numbers[missing[0]]))
+    places = np.searchsorted(table[0], numbers)
+    wrong = np.flatnonzero(np.searchsorted(table[0], numbers, side="right") != places + 1)
+    if len(wrong):
+        raise KeyError(int(numbers[wrong[0]]))
     return np.asarray(table[1][places])

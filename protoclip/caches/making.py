@@ -113,7 +113,7 @@ def make_cache(
         False where the cache is finished already.
 
     Raises:
-        ValueError: the folder holds another cache or is being written, or the recipe refuses.
+        ValueError: the folder holds another cache or is being written, no pair comes, or the recipe refuses.
     """
     folder, finished = recipe.folder, recipe.folder / recipe.origin.sidecar
     if not finished.exists():
@@ -127,6 +127,8 @@ def make_cache(
         progress = _begin(recipe, corpus)
         if pairs is None or progress.pairs < pairs:
             _append(recipe, progress, _batches(samples(progress.pairs), batch_size))
+        if progress.pairs == 0:
+            raise ValueError("the corpus has no pair that can be read: there is nothing to make a cache of")
         assert pairs in {None, progress.pairs}, f"the corpus gave {progress.pairs} of {pairs} pairs"
         facts = {**progress.identity, "pairs": progress.pairs, "unreadable": progress.unreadable}
         facts |= recipe.finish(progress)

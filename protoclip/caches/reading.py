@@ -112,14 +112,14 @@ class CorpusCache(ABC):
         """Pairs of the cache [n], by their places in the corpus or by the numbers of their keys [n].
 
         Raises:
-            ValueError: a key is not in the cache.
+            ValueError: a key is not in the cache, or there for several pairs.
         """
         if not self.by_key:
             return indices
         try:
             return find_keys(self._open()[-1], indices)
         except KeyError as error:
-            told = f"the cache {self.folder} lacks a pair of the stream, the key of number {error}"
+            told = f"the cache {self.folder} does not have just one pair of a key of the stream, that of number {error}"
             raise ValueError(f"{told}: {self.origin.elsewhere}") from error
 
     @abstractmethod

@@ -115,6 +115,8 @@ def check_corpus(
     """
     if out is not None and out.is_dir():
         raise ValueError(f"{out} is a folder: give --out a file, such as {out / 'check.json'}")
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
     config = compose_config(["data.max_faults=1", *words])  # what is wrong is to be told, and not to stop here
     console = console or Console()
     source = training_pairs(config)
@@ -135,7 +137,6 @@ def check_corpus(
     }
     console.print(_table(report))
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
         with replacing(out) as file:
             file.write(json.dumps(report, indent=2, ensure_ascii=False).encode("utf-8", "surrogateescape"))
         console.print(f"wrote {out}", soft_wrap=True)

@@ -47,6 +47,8 @@ def show_pairs(
     for config in configs.values():
         check_settings(config)
     datamodules = {name: build_datamodule(config) for name, config in configs.items()}
+    if any(datamodule.stream for datamodule in datamodules.values()):
+        raise ValueError("a stream's pairs have no places: choose data=shards with the same data.path, on the disk")
     for datamodule in datamodules.values():
         datamodule.dataset = datamodule.dataset.only(datamodule.dataset.made)  # refuses what cannot be made
     plan, config = next(iter(datamodules.values())).plan, next(iter(configs.values()))

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import track
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from datamodules.fault_tally import SHARD_FAULTS, one_line
 from datamodules.pictures import decode_picture
 from datamodules.sources import Corpus, Fault, PairSource, PairStream, Picture, UnreadableSample
 from protoclip.caches import Numbered, Sample, key_number
@@ -60,6 +61,8 @@ class _StreamSamples(IterableDataset[Numbered]):
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
 
         def report(fault: Fault) -> None:
+            if fault.kind in SHARD_FAULTS:  # it may be there again in training
+                raise ValueError(f"{one_line(fault)}; a cache needs every shard whole")
             if worker == 0:
                 logger.warning("%s is left out: %s", fault.place, fault.reason)
 

@@ -11,6 +11,7 @@ from datamodules.sources import CURSOR_WIDTH, Cursor, Fault, LaneReader, PairStr
 from datamodules.streams import MixedStreams, ShardStream
 from protoclip.caches import key_number
 from tests.datamodules.test_shards import Member, pair, picture, write_tar
+from tests.streams import write_corpus
 
 SIZES = (3, 1, 4, 2)
 OTHERS: Sequence[dict[str, Any]] = (
@@ -189,3 +190,38 @@ def test_fingerprints_tell_whatever_decides_what_is_read(shards: str, tmp_path: 
     others = [ShardStream(elsewhere, **options) for options in OTHERS]
     mixes = [MixedStreams({"a": one, "b": one}, {"a": 1, "b": weight}) for weight in (1, 2)]
     assert len({stream.fingerprint for stream in (one, *others, *mixes)}) == 1 + len(OTHERS) + 2
+
+
+def test_a_lane_that_is_at_a_shards_end_goes_on(tmp_path: Path) -> None:
+    """Where each lane has one shard a pass, every one that it comes back to gives nothing more."""
+    stream = ShardStream(write_corpus(tmp_path, pairs=8, shards=4), lanes=4)
+    for lane in range(4):
+        whole = reader(stream, lane)
+        cursor = begin(stream)
+        for _ in range(6):
+            going_on = reader(stream, lane, cursor)
+            assert keys(going_on, 1) == keys(whole, 1)
+            cursor = going_on.cursor.copy()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_missing_shards_that_fall_to_one_lane_do_not_stop_it(tmp_path: Path, seed: int) -> None:
+    write_corpus(tmp_path, pairs=8, shards=4)
+    (tmp_path / "001.tar").unlink()
+    stream = ShardStream(f"{tmp_path}/{{000..003}}.tar", lanes=4)
+    for lane in range(4):
+        reading = stream.reader(lane, begin(stream), seed, lambda _: None)
+        assert len({key.split(":")[0] for key in keys(reading, 24)}) == 3
+
+
+def test_two_shards_of_one_name(tmp_path: Path) -> None:
+    for folder in ("p", "q"):
+        write_corpus(tmp_path / folder, pairs=2, shards=2)
+    with pytest.raises(ValueError, match=r"^2 shards are called 000\.tar, and their pairs alike: rename them, or mix"):
+        ShardStream(f"{tmp_path}/*/*.tar", lanes=1)
+
+
+def test_keys_are_called_as_the_index_calls_them(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "k.tar", pair("caf\udce9", 0))
+    indexed = ShardPairs(path, cache_dir=tmp_path / "cache")
+    assert reader(ShardStream(path, lanes=1)).read().key == indexed.key(0)

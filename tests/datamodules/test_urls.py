@@ -41,6 +41,13 @@ def test_no_shard_and_one_that_is_there_twice() -> None:
         shard_urls(["s3://b/0.tar", "s3://b/{0,1}.tar"])
 
 
+def test_urls_are_not_searched_and_commands_stay_as_they_are() -> None:
+    with pytest.raises(ValueError, match=r"^s3://b/\*\.tar: a URL is not searched"):
+        shard_urls("s3://b/*.tar")
+    command = r"pipe:cat /data/x.tar | sed 's/\x00$//'"
+    assert shard_urls(command) == [command]
+
+
 @pytest.mark.parametrize(
     ("url", "name"),
     [

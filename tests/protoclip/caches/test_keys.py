@@ -22,9 +22,12 @@ def test_a_key_that_is_not_there(tmp_path: Path, missing: int) -> None:
         find_keys(np.load(tmp_path / "keys.npy"), np.array([10, missing]))
 
 
-def test_of_a_key_that_is_there_twice_the_first_is_found(tmp_path: Path) -> None:
-    write_keys(tmp_path, np.array([7, 5, 5, 7]))
-    assert find_keys(np.load(tmp_path / "keys.npy"), np.array([5, 7])).tolist() == [1, 0]
+def test_a_key_of_several_pairs_is_refused_and_others_are_found(tmp_path: Path) -> None:
+    write_keys(tmp_path, np.array([7, 5, 5, 9]))
+    table = np.load(tmp_path / "keys.npy")
+    assert find_keys(table, np.array([9, 7])).tolist() == [3, 0]
+    with pytest.raises(KeyError, match="5"):
+        find_keys(table, np.array([7, 5]))
 
 
 def test_numbers_are_fixed() -> None:

@@ -77,7 +77,9 @@ def test_a_stream_is_served_by_key_whatever_corpus_the_cache_is_of(tmp_path: Pat
     cache.serve(None)
     assert cache.row(4990) == 10
     assert pickle.loads(pickle.dumps(cache)).row(4990) == 10
-    with pytest.raises(ValueError, match=r"lacks a pair of the stream, the key of number 10: choose another folder"):
+    with pytest.raises(
+        ValueError, match=r"does not have just one pair of a key of the stream, that of number 10: choose another"
+    ):
         cache.row(10)
     cache.serve("corpus")
     assert cache.row(10) == 10
