@@ -9,6 +9,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from protoclip.cli import main
+from protoclip.cli.main import _parser
 from protoclip.reports.blocks import render_blocks
 from protoclip.reports.rows import read_rows
 from protoclip.reports.speed import read_speed
@@ -53,6 +54,12 @@ def test_commands_compose(words: list[str]) -> None:
     overrides = [word for word in words[1:flags] if "=" in word]  # the others are commands, -m and folders
     with initialize_config_module("conf", version_base="1.3"):
         assert compose("config", overrides=overrides).method
+
+
+def test_commands_exist() -> None:
+    known = {command for action in _parser()._actions for command in action.choices or ()}
+    named = set(re.findall(r"`protoclip ([a-z]+)", README)) | {words[1] for words in OURS if words[0] == "protoclip"}
+    assert {"compare", "data", "teacher"} <= named <= known
 
 
 def test_options_exist() -> None:

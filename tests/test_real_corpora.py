@@ -166,5 +166,5 @@ def test_too_many_lost_shards_stop_a_run_at_the_default_share(compose_tiny: Comp
 
 def test_an_episode_that_is_cut_short_has_no_next_one(compose_tiny: Compose, tmp_path: Path) -> None:
     words = streamed(write_corpus(tmp_path / "corpus"), "+trainer.limit_train_batches=1")
-    with pytest.raises(ValueError, match="leave .*limit_train_batches out"):
+    with pytest.raises(ValueError, match=r"leave .*limit_train_batches out"):
         run(compose_tiny("clip", *words, runs=tmp_path / "runs"))
