@@ -83,7 +83,7 @@ class ImageTextDataModule(pl.LightningDataModule):
         super().__init__()
         self.corpus = train
         self.stream = train if isinstance(train, PairStream) else None
-        self.plan = plan(None) if isinstance(train, PairStream) else plan(len(train), strata=train.strata)
+        self.plan = plan(len(train), strata=train.strata) if isinstance(train, PairSource) else plan(None)
         EpisodeSampler(self.plan, purpose="train", batch_size=batch_size)  # refuses what does not fit, before training
         self.teachers = dict(teachers or {})
         for cache in self.teachers.values():
@@ -323,7 +323,7 @@ class ImageTextDataModule(pl.LightningDataModule):
 
 def _token_cache(corpus: Corpus, tokenize: Any) -> TokenCache | None:
     """Where the ids of captions are kept, if these have rows, and a tokenizer that never changes makes them."""
-    captions = None if isinstance(corpus, PairStream) else corpus.caption_count
+    captions = corpus.caption_count if isinstance(corpus, PairSource) else None
     identity = getattr(tokenize, "identity", None)
     if captions is None or identity is None:
         return None

@@ -105,7 +105,7 @@ class EpisodeDataset(Dataset[dict[str, Any]]):
 
     def _token_ids(self, text: str, pair: DrawnPair) -> Tensor:
         """Ids of a text; those of captions are kept, on the disk or, of a small corpus, in memory."""
-        if isinstance(self.corpus, PairStream) or text not in pair.captions:
+        if not isinstance(self.corpus, PairSource) or text not in pair.captions:
             return self.tokenize([text])[0]
         if self._tokens is not None:
             row = self.corpus.caption_row(pair.index, pair.captions.index(text))

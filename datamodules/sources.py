@@ -83,7 +83,17 @@ class Pictures(ABC):
         """The class of a sample, -1 where the corpus has none."""
 
 
-class PairSource(Pictures):
+class Corpus(ABC):
+    """What is trained on: a ``PairSource`` or a ``PairStream``.
+
+    Attributes:
+        fingerprint: hash of all that decides which pairs there are.
+    """
+
+    fingerprint: str
+
+
+class PairSource(Pictures, Corpus):
     """Pictures with one or more captions each.
 
     Attributes:
@@ -191,7 +201,7 @@ class LaneReader(ABC):
         """
 
 
-class PairStream(ABC):
+class PairStream(Corpus):
     """Pairs without end, read forwards only.
 
     A stream has a fixed number of lanes, each with its own pairs. Processes and loader's workers divide the lanes among
@@ -229,9 +239,6 @@ class PairStream(ABC):
         Args:
             report: is told what cannot be used.
         """
-
-
-Corpus: TypeAlias = PairSource | PairStream
 
 
 def placed(corpus: Corpus) -> str | None:

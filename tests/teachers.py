@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from datamodules.sources import Corpus, PairStream
+from datamodules.sources import Corpus, PairSource, PairStream
 from protoclip.caches import Numbered, Sample, key_number
 from protoclip.cli.teacher import Parts
 from protoclip.cli.translate import translate
@@ -106,4 +106,5 @@ def _pairs(corpus: Corpus) -> list[tuple[str, Sequence[str]]]:
     """Keys and captions."""
     if isinstance(corpus, PairStream):
         return [(raw.key, raw.captions) for raw in corpus.every(lambda _: None)]
+    assert isinstance(corpus, PairSource)
     return [(corpus.key(index), corpus.captions(index)) for index in range(len(corpus))]

@@ -12,6 +12,7 @@ import torch
 
 from datamodules.shards import ShardPairs
 from protoclip.caches import key_number
+from protoclip.cli import train
 from protoclip.cli.build import build_datamodule
 from protoclip.terms import teacher_view
 from tests.conftest import Compose
@@ -168,3 +169,13 @@ def test_an_episode_that_is_cut_short_has_no_next_one(compose_tiny: Compose, tmp
     words = streamed(write_corpus(tmp_path / "corpus"), "+trainer.limit_train_batches=1")
     with pytest.raises(ValueError, match=r"leave .*limit_train_batches out"):
         run(compose_tiny("clip", *words, runs=tmp_path / "runs"))
+
+
+def test_too_few_shards_for_the_lanes_are_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pattern = write_corpus(tmp_path / "corpus", shards=2)
+    words = ["data=stream", f"data.path='{pattern}'", "evaluation=none", f"runs={tmp_path}/runs"]
+    assert train(words) == 2
+    told = capsys.readouterr().err
+    assert "2 shards cannot be dealt out to 8 lanes: set data.train.lanes=2 or less" in told
+    assert told.count("\n") == 1
+    assert not (tmp_path / "runs").exists()

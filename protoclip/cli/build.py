@@ -20,7 +20,7 @@ from pytorch_lightning.callbacks import Callback
 from callbacks.prototype_refresh import PrototypeRefresh
 from datamodules.datamodule import ImageTextDataModule
 from datamodules.episodes import episode_count
-from datamodules.sources import PairStream, Pictures
+from datamodules.sources import Corpus, Pictures
 from datamodules.text_views import Masked
 from protoclip.cli.explain import explain
 from protoclip.cli.translate import origin, place, translate
@@ -232,7 +232,7 @@ def find_run(config: DictConfig, datamodule: ImageTextDataModule, extra: Mapping
         datamodule: its datamodule, or another one that came of options beside the config.
         extra: whatever else decides the result.
     """
-    sources: dict[str, Pictures | PairStream] = {"train": datamodule.corpus}
+    sources: dict[str, Pictures | Corpus] = {"train": datamodule.corpus}
     sources |= {f"validation/{name}": pictures for name, pictures in datamodule.validation.items()}
     sources |= {f"test/{name}": pictures for name, pictures in datamodule.test.items()}
     config.run_dir = ""

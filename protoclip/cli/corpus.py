@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import track
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.sources import Corpus, PairSource, PairStream, UnreadableSample
+from datamodules.sources import Corpus, PairSource, UnreadableSample
 from protoclip.caches import Sample
 from protoclip.cli.explain import explain
 from protoclip.cli.translate import translate, translated
@@ -75,7 +75,7 @@ def training_corpus(config: DictConfig) -> Corpus:
 def training_pairs(config: DictConfig) -> PairSource:
     """The corpus that a config trains on, which must not be a stream; errors as of ``built``."""
     corpus = training_corpus(config)
-    if isinstance(corpus, PairStream):
+    if not isinstance(corpus, PairSource):
         raise ValueError("a stream's pairs have no places: choose data=shards with the same data.path, on the disk")
     return corpus
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 
 from hydra.errors import HydraException
-from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, InterpolationToMissingValueError, OmegaConfBaseException
 
 from protoclip.cli.compose import known_options
 from protoclip.cli.explain import explain_hydra, explain_interpolation
@@ -49,6 +49,9 @@ def told(error: BaseException) -> str | None:
         return explain_hydra(error, known_options())
     if isinstance(error, InterpolationKeyError):
         return explain_interpolation(error)
+    if isinstance(error, InterpolationToMissingValueError):
+        name = str(error).strip().splitlines()[0].rpartition(" ")[2]
+        return f"{name} needs a value: add {name}=VALUE"
     if isinstance(error, OmegaConfBaseException):
         return _environment(str(error).strip().splitlines()[0])
     if isinstance(error, OSError) and error.errno in REFUSALS:

@@ -40,6 +40,7 @@ def keyed_samples(
         return cast("Callable[[int], Iterable[Numbered]]", made)
 
     def samples(start: int) -> Iterable[Numbered]:
+        assert isinstance(source, PairStream)
         dataset = _StreamSamples(source, make, start)
         loader: Iterable[Any] = DataLoader(dataset, batch_size=None, num_workers=workers, collate_fn=as_it_is)
         hidden = not console.is_terminal
@@ -85,4 +86,4 @@ def _readable(make: Make, pair: CorpusPair) -> Sample:
 
 def corpus_size(source: Corpus) -> int | None:
     """Pairs of a corpus; None of a stream, whose end tells."""
-    return None if isinstance(source, PairStream) else len(source)
+    return len(source) if isinstance(source, PairSource) else None

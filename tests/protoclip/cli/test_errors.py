@@ -254,3 +254,7 @@ def test_no_code_swallows_everything() -> None:
             assert "except Exception" not in text, path
             assert "except BaseException" not in text, path
             assert "except:" not in text, path
+
+
+def test_a_corpus_without_its_path(complain: Complain) -> None:
+    assert complain(["data=folder"]).endswith("data.path needs a value: add data.path=VALUE")
