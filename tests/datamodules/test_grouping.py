@@ -31,7 +31,7 @@ def test_rows_of_one_path_are_one_pair_whatever_their_order(tmp_path: Path, path
     expected: dict[str, list[str]] = {}
     for number, path in enumerate(paths):
         expected.setdefault(path, []).append(str(number))
-    assert [pairs.paths[index] for index in range(len(pairs))] == [*expected]
+    assert [pairs.path(index) for index in range(len(pairs))] == [*expected]
     assert [pairs.captions(index) for index in range(len(pairs))] == [*expected.values()]
     assert faults == {}
 
@@ -42,7 +42,7 @@ def test_what_is_blank_is_what_python_strips(tmp_path: Path) -> None:
     paths = [f"{number:07d}" for number in range(len(texts))]
     pairs, faults = stored(tmp_path, rows(paths, texts))
     kept = [number for number, text in enumerate(texts) if text.strip()]
-    assert [pairs.paths[index] for index in (0, len(kept) - 1)] == [paths[kept[0]], paths[kept[-1]]]
+    assert [pairs.path(index) for index in (0, len(kept) - 1)] == [paths[kept[0]], paths[kept[-1]]]
     assert len(pairs) == len(kept)
     assert faults == {"missing_part": len(texts) - len(kept)}
     assert all(pairs.captions(index) == [texts[kept[index]]] for index in range(0, len(kept), 97))
