@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,8 @@ from datamodules.sources import FaultKind
 from datamodules.stored_texts import StoredTexts, blank_texts, store_texts
 from datamodules.table_texts import TableFile, TableTexts
 from datamodules.tables import Rows
+
+T = TypeVar("T")
 
 
 class StoredPairs:
@@ -81,25 +83,26 @@ def store_plain_pairs(table: PlainTable, writer: ArrayWriter) -> tuple[int, dict
     writer.facts |= {"table": facts, "columns": table.columns()}
     begins: list[NDArray[Any]] = []
     dtype = np.min_scalar_type(facts[1] + 1)
-    left_out, last, end, rising = 0, b"", 0, True
-    for rows in table.rows():
+    left_out, last, end, rising = 0, "", 0, True
+    for rows in _ahead(table.rows()):
         kept = ~rows.lacking
         left_out += int(rows.lacking.sum())
         begins.append(rows.begins[kept].astype(dtype))
         end = rows.end
-        paths = _chosen(rows.paths, kept).cast(pa.binary())
+        paths = _chosen(rows.paths, kept)
         if rising and len(paths):
             rising = last < paths[0].as_py() and pc.all(pc.less(paths[:-1], paths[1:]), min_count=0).as_py()
             last = paths[-1].as_py()
     writer.add("begins", [*begins, np.array([end], dtype)], dtype.str)
     number = sum(map(len, begins))
     if not rising:  # read once more, since paths that rise need not be held in memory
-        seen = [_chosen(rows.paths, ~rows.lacking).cast(pa.large_binary()) for rows in table.rows()]
-        codes, known = _coded(pa.chunked_array(seen, pa.large_binary()))
+        seen = [_chosen(rows.paths, ~rows.lacking).cast(pa.large_string()) for rows in table.rows()]
+        codes, known = _coded(pa.chunked_array(seen, pa.large_string()))
+        assert codes is not None
         if len(known) < number:
             number = len(known)
             _store_places(codes, number, writer)
-    return number, dict(+Counter[FaultKind](missing_part=left_out))
+    return number, {"missing_part": left_out} if left_out else {}
 
 
 def store_pairs(batches: Iterable[Rows], writer: ArrayWriter) -> tuple[int, dict[FaultKind, int]]:
@@ -135,7 +138,7 @@ def _store_places(owners: NDArray[Any], pairs: int, writer: ArrayWriter) -> None
         writer.add("order", [order], order.dtype.str)
 
 
-def _ahead(batches: Iterable[Rows]) -> Iterator[Rows]:
+def _ahead(batches: Iterable[T]) -> Iterator[T]:
     """The same, each read while the one before is worked on."""
     with ThreadPoolExecutor(1) as reader:
         batches = iter(batches)

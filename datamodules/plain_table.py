@@ -54,7 +54,7 @@ class PlainTable:
         """
         with self.file.open("rb", buffering=0) as table:
             names, begin = self._header(table)
-            buffer = bytearray(MAX_ROW + 1)
+            buffer, masks = bytearray(MAX_ROW + 1), np.empty((2, MAX_ROW + 1), bool)  # made once: new pages are dear
             table.seek(begin)
             while size := table.readinto(memoryview(buffer)[:MAX_ROW]):
                 if size < MAX_ROW and buffer[size - 1] != ord("\n"):  # the last row may do without
@@ -63,7 +63,7 @@ class PlainTable:
                 size = buffer.rfind(b"\n", 0, size) + 1
                 if size == 0 or buffer.find(b'"', 0, size) >= 0 or buffer.find(b"\r", 0, size) >= 0:
                     raise IrregularTable
-                yield self._block(np.frombuffer(buffer, np.uint8, size), begin, names)
+                yield self._block(np.frombuffer(buffer, np.uint8, size), begin, names, masks)
                 begin += size
                 table.seek(begin)
 
@@ -93,32 +93,36 @@ class PlainTable:
             raise IrregularTable
         return names, end
 
-    def _block(self, block: NDArray[np.uint8], begin: int, names: list[str]) -> PlainRows:
-        ends = np.flatnonzero((block == ord(self.separator)) | (block == ord("\n")))
-        width = len(names)
-        if len(ends) % width:
-            raise IrregularTable
-        closing = block[ends].reshape(-1, width)
-        if (closing[:, -1] != ord("\n")).any() or (closing[:, :-1] == ord("\n")).any():
+    def _block(self, block: NDArray[np.uint8], begin: int, names: list[str], masks: NDArray[np.bool_]) -> PlainRows:
+        closings, newlines = masks[:, : len(block)]
+        np.equal(block, ord("\n"), out=newlines)
+        np.equal(block, ord(self.separator), out=closings)
+        closings |= newlines
+        ends, width = np.flatnonzero(closings), len(names)
+        rows = int(np.count_nonzero(newlines))
+        if len(ends) != rows * width or (block[ends[width - 1 :: width]] != ord("\n")).any():
             raise IrregularTable
         bounds = np.zeros(len(ends) + 1, np.int32)
         np.add(ends, 1, out=bounds[1:], casting="same_kind")
         # A field and what closes it are one text, so that the block itself is Arrow's buffer.
-        buffers = [None, pa.py_buffer(bounds), pa.py_buffer(block)]
-        fields = pa.Array.from_buffers(pa.string(), len(ends), buffers)
+        fields = _texts(block, bounds)
         try:
-            pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(bounds[[0, -1]]), buffers[2]]).validate(full=True)
+            _texts(block, bounds[[0, -1]]).validate(full=True)
         except pa.ArrowInvalid as error:
             raise IrregularTable from error
-        starts = bounds[:-1].reshape(-1, width)
-        lacking = np.zeros(len(starts), bool)
+        starts = bounds[:-1].reshape(rows, width)
+        lacking = np.zeros(rows, bool)
         for column in map(names.index, self.keys):
-            # Nearly every text begins with visible ASCII.
-            doubtful = block[starts[:, column]] - np.uint8(33) > 93
-            doubtful |= starts[:, column] == ends[column::width]
+            first = block[starts[:, column]]
+            doubtful = first - np.uint8(33) > 93  # nearly every text begins with visible ASCII
+            doubtful |= first == ord(self.separator)
             if doubtful.any():
                 closed = fields.take(pa.array(np.flatnonzero(doubtful) * width + column))
                 doubtful[doubtful] = blank_texts(pc.binary_slice(closed.cast(pa.binary()), 0, -1).cast(pa.string()))
                 lacking |= doubtful
-        paths = fields.take(pa.array(np.arange(names.index(self.keys[0]), len(ends), width, dtype=np.int32)))
-        return PlainRows(starts[:, 0] + np.int64(begin), begin + len(block), paths, lacking)
+        places = np.arange(names.index(self.keys[0]), len(ends), width, dtype=np.int32)
+        return PlainRows(starts[:, 0] + np.int64(begin), begin + len(block), fields.take(pa.array(places)), lacking)
+
+
+def _texts(content: NDArray[np.uint8], bounds: NDArray[np.int32]) -> pa.Array:
+    return pa.Array.from_buffers(pa.string(), len(bounds) - 1, [None, pa.py_buffer(bounds), pa.py_buffer(content)])
