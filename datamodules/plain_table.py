@@ -52,7 +52,7 @@ class PlainTable:
         Raises:
             IrregularTable: it is not plain, or not in UTF-8, or a row is longer than ``MAX_ROW``.
         """
-        with self.file.open("rb", buffering=0) as table:
+        with self.file.open("rb") as table:
             names, begin = self._header(table)
             buffer, masks = bytearray(MAX_ROW + 1), np.empty((2, MAX_ROW + 1), bool)  # made once: new pages are dear
             table.seek(begin)
@@ -73,25 +73,23 @@ class PlainTable:
         Raises:
             IrregularTable: the header is not plain, or does not name each once.
         """
-        with self.file.open("rb", buffering=0) as table:
+        with self.file.open("rb") as table:
             names, _ = self._header(table)
         return [names.index(key) for key in self.keys]
 
     def _header(self, table: BinaryIO) -> tuple[list[str], int]:
         """Names of the columns, and where the rows begin."""
-        line = table.read(MAX_ROW)
-        end = line.find(b"\n") + 1 or len(line)
-        line = line[:end].removeprefix(_BOM)
+        line = table.readline(MAX_ROW)
         try:
-            names = line.decode().removesuffix("\n").split(self.separator)
+            names = line.removeprefix(_BOM).decode().removesuffix("\n").split(self.separator)
         except ValueError as error:
             raise IrregularTable from error
         # With one column a blank line might be a row, which is for pandas to judge.
         if b'"' in line or b"\r" in line or len(names) < 2 or any(names.count(key) != 1 for key in self.keys):
             raise IrregularTable
-        if len(self.separator.encode()) != 1 or end == MAX_ROW:
+        if len(self.separator.encode()) != 1 or len(line) == MAX_ROW:
             raise IrregularTable
-        return names, end
+        return names, len(line)
 
     def _block(self, block: NDArray[np.uint8], begin: int, names: list[str], masks: NDArray[np.bool_]) -> PlainRows:
         closings, newlines = masks[:, : len(block)]
