@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -12,28 +12,37 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from datamodules.array_file import ArrayFile, ArrayWriter
+from datamodules.plain_table import PlainTable
 from datamodules.sources import FaultKind
-from datamodules.stored_texts import StoredTexts, store_texts, text_buffers
+from datamodules.stored_texts import StoredTexts, blank_texts, store_texts
+from datamodules.table_texts import TableFile, TableTexts
 from datamodules.tables import Rows
+
+T = TypeVar("T")
 
 
 class StoredPairs:
-    """Pairs in a file, as :func:`store_pairs` has written them.
+    """Pairs in a file, as :func:`store_pairs` or :func:`store_plain_pairs` has written them.
 
     Attributes:
-        paths: of pictures, each once.
         caption_count: captions of all pairs.
     """
 
     def __init__(self, file: ArrayFile) -> None:
         self._file = file
-        self.paths = StoredTexts(file, "paths")
-        self._captions = StoredTexts(file, "captions")
+        self._paths: StoredTexts | TableTexts
+        self._captions: StoredTexts | TableTexts
+        self._plain = "table" in file.facts
+        if self._plain:
+            table = TableFile(*file.facts["table"])
+            self._paths, self._captions = (TableTexts(file, table, column) for column in file.facts["columns"])
+        else:
+            self._paths, self._captions = StoredTexts(file, "paths"), StoredTexts(file, "captions")
         self._summaries = StoredTexts(file, "summaries")
         self.caption_count = len(self._captions)
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return self._file.count("first") - 1 if "first" in self._file else self.caption_count
 
     def first(self, index: int) -> tuple[int, int]:
         """Where a pair's captions begin and end among those of all pairs."""
@@ -43,6 +52,13 @@ class StoredPairs:
             return index, index + 1
         first, end = self._file.read("first", index, index + 2).tolist()
         return first, end
+
+    def path(self, index: int) -> str:
+        """The path of a pair's picture."""
+        if not self._plain:
+            return self._paths[index]
+        first, _ = self.first(index)
+        return self._paths[int(self._file.read("order", first, first + 1)[0]) if "order" in self._file else first]
 
     def captions(self, index: int) -> list[str]:
         """All captions of a pair, in the order of the rows."""
@@ -55,6 +71,38 @@ class StoredPairs:
         """The first summary of a pair, or else its first caption."""
         row = int(self._file.read("summary", index, index + 1)[0])
         return self.captions(index)[0] if row < 0 else self._summaries[row]
+
+
+def store_plain_pairs(table: PlainTable, writer: ArrayWriter) -> tuple[int, dict[FaultKind, int]]:
+    """The same as :func:`store_pairs` of a plain table, of which only where its rows begin is written.
+
+    Raises:
+        IrregularTable: it is not plain.
+    """
+    facts = TableFile.facts(table.file, table.separator)
+    writer.facts |= {"table": facts, "columns": table.columns()}
+    begins: list[NDArray[Any]] = []
+    dtype = np.min_scalar_type(facts[1] + 1)
+    left_out, last, end, rising = 0, "", 0, True
+    for rows in _ahead(table.rows()):
+        kept = ~rows.lacking
+        left_out += int(rows.lacking.sum())
+        begins.append(rows.begins[kept].astype(dtype))
+        end = rows.end
+        paths = _chosen(rows.paths, kept)
+        if rising and len(paths):
+            rising = last < paths[0].as_py() and pc.all(pc.less(paths[:-1], paths[1:]), min_count=0).as_py()
+            last = paths[-1].as_py()
+    writer.add("begins", [*begins, np.array([end], dtype)], dtype.str)
+    number = sum(map(len, begins))
+    if not rising:  # read once more, since paths that rise need not be held in memory
+        seen = [_chosen(rows.paths, ~rows.lacking).cast(pa.large_string()) for rows in table.rows()]
+        codes, known = _coded(pa.chunked_array(seen, pa.large_string()))
+        assert codes is not None
+        if len(known) < number:
+            number = len(known)
+            _store_places(codes, number, writer)
+    return number, {"missing_part": left_out} if left_out else {}
 
 
 def store_pairs(batches: Iterable[Rows], writer: ArrayWriter) -> tuple[int, dict[FaultKind, int]]:
@@ -70,7 +118,11 @@ def store_pairs(batches: Iterable[Rows], writer: ArrayWriter) -> tuple[int, dict
     codes, paths = _coded(pa.chunked_array(seen.paths, pa.large_binary()))
     store_texts(writer, "paths", paths.chunks)
     if sum(int(counts.sum()) for counts in seen.counts) > len(paths):  # else each pair has one caption
-        _store_places(codes, seen.counts, len(paths), writer)
+        counts = np.concatenate(seen.counts)
+        if codes is None:
+            writer.add_bounds("first", [counts])
+        else:
+            _store_places(np.repeat(codes, counts), len(paths), writer)
     if seen.summarised:
         summary = _first_rows(pa.chunked_array(seen.summarised, pa.large_binary()), paths)
         writer.add("summary", [summary], summary.dtype.str)
@@ -78,19 +130,15 @@ def store_pairs(batches: Iterable[Rows], writer: ArrayWriter) -> tuple[int, dict
     return len(paths), dict(+seen.faults)
 
 
-def _store_places(codes: NDArray[Any] | None, counts: list[NDArray[np.int32]], pairs: int, writer: ArrayWriter) -> None:
+def _store_places(owners: NDArray[Any], pairs: int, writer: ArrayWriter) -> None:
     """Write where each pair's captions begin, and their order where pairs are not one after the other in the table."""
-    if codes is None:
-        writer.add_bounds("first", counts)
-        return
-    owners = np.repeat(codes, np.concatenate(counts))
     writer.add_bounds("first", [np.bincount(owners, minlength=pairs)])
     if (owners[1:] < owners[:-1]).any():
         order = np.argsort(owners, kind="stable")
         writer.add("order", [order], order.dtype.str)
 
 
-def _ahead(batches: Iterable[Rows]) -> Iterator[Rows]:
+def _ahead(batches: Iterable[T]) -> Iterator[T]:
     """The same, each read while the one before is worked on."""
     with ThreadPoolExecutor(1) as reader:
         batches = iter(batches)
@@ -119,7 +167,7 @@ class _Seen:
             self.paths.append(_chosen(rows.paths, kept).cast(pa.binary()).cast(pa.large_binary()))
             self.counts.append(np.bincount(rows.owners[good], minlength=len(kept))[kept].astype(np.int32))
             if rows.summaries is not None:
-                told = ~_blank(rows.summaries) & ~_undecoded(rows.summaries)
+                told = ~blank_texts(rows.summaries) & ~_undecoded(rows.summaries)
                 self.summarised.append(_chosen(rows.paths, told).cast(pa.binary()).cast(pa.large_binary()))
                 self.summaries.append(_chosen(rows.summaries, told))
             yield _chosen(rows.captions, good)
@@ -127,8 +175,8 @@ class _Seen:
     def _usable(self, rows: Rows) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Which rows are kept [rows], and which captions [captions]; the other rows are counted."""
         undecoded = _undecoded(rows.captions)
-        good = ~_blank(rows.captions) & ~undecoded
-        named = ~_blank(rows.paths)
+        good = ~blank_texts(rows.captions) & ~undecoded
+        named = ~blank_texts(rows.paths)
         kept = named & (np.bincount(rows.owners[good], minlength=len(named)) > 0)
         bad = named & ~kept
         bad[bad] = np.isin(np.flatnonzero(bad), rows.owners[undecoded])
@@ -139,21 +187,6 @@ class _Seen:
 
 def _chosen(texts: pa.Array, mask: NDArray[np.bool_]) -> pa.Array:
     return texts if mask.all() else texts.filter(pa.array(mask))
-
-
-def _blank(texts: pa.Array) -> NDArray[np.bool_]:
-    """Where there is no text, or one of white space."""
-    if pa.types.is_binary(texts.type):
-        decoded = (None if text is None else text.decode("utf-8", "surrogatepass") for text in texts.to_pylist())
-        return np.array([text is None or not text.strip() for text in decoded], bool)
-    content, bounds = text_buffers(texts)
-    doubtful: NDArray[np.bool_] = np.diff(bounds) == 0
-    doubtful[~doubtful] = content[bounds[:-1][~doubtful]] - np.uint8(33) > 93  # what does not begin with visible ASCII
-    if doubtful.any():
-        some = texts.filter(pa.array(doubtful))
-        blank = pc.or_(pc.utf8_is_space(some), pc.equal(pc.binary_length(some), 0))
-        doubtful[doubtful] = np.asarray(blank.fill_null(True))
-    return doubtful
 
 
 def _undecoded(texts: pa.Array) -> NDArray[np.bool_]:

@@ -5,24 +5,26 @@ import json
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datamodules.array_file import ArrayFile, written_arrays
+from datamodules.array_file import ArrayFile, ArrayWriter, written_arrays
 from datamodules.columns import read_numbers
 from datamodules.csv_columns import IrregularTable
-from datamodules.grouping import StoredPairs, store_pairs
+from datamodules.grouping import StoredPairs, store_pairs, store_plain_pairs
 from datamodules.locations import cache_folder, existing_file
 from datamodules.pictures import decode_picture
 from datamodules.sources import FaultKind, PairSource, UnreadableSample
-from datamodules.tables import read_rows
+from datamodules.tables import plain_table, read_rows
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 1  # of the cached files: raise it whenever they change meaning
+_VERSION = 2  # of the cached files: raise it whenever they change meaning
 
 
 class ManifestPairs(PairSource):
@@ -34,7 +36,8 @@ class ManifestPairs(PairSource):
     with a CSV library.
 
     The table is read once. What is made of it is kept in the cache folder under the manifest's path, size and time of
-    change, and is read from there a pair at a time, so that a manifest costs no memory.
+    change, and is read from there a pair at a time, so that a manifest costs no memory. Of a CSV or TSV without any
+    quote, and without a column of summaries, that is where its rows are: it must stay as it is while it is in use.
 
     Args:
         path: ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet``, with a header or field names.
@@ -81,7 +84,7 @@ class ManifestPairs(PairSource):
 
     def key(self, index: int) -> str:
         """The path of its picture, as the manifest has it."""
-        return self._pairs.paths[index]
+        return self._pairs.path(index)
 
     def image(self, index: int) -> Tensor:
         """The RGB picture of a sample.
@@ -93,7 +96,7 @@ class ManifestPairs(PairSource):
 
     def file(self, index: int) -> Path:
         """Where the picture is."""
-        return self._root / self._pairs.paths[index]
+        return self._root / self._pairs.path(index)
 
     def encoded(self, index: int) -> bytes:
         """The picture's file.
@@ -159,25 +162,37 @@ def _opened(file: Path, selected: list[str], separator: str | None, folder: Path
         return ArrayFile(cached)
     except ValueError:  # absent or damaged: made again
         pass
-    try:
-        number = _make(cached, file, selected, separator, quick=True)
-    except IrregularTable:
-        number = _make(cached, file, selected, separator, quick=False)
+    number = _make(cached, file, selected, separator)
     logger.info("%s: %d pairs are kept in %s (%.1f MB)", file, number, cached, cached.stat().st_size / 1e6)
     return ArrayFile(cached)
 
 
-def _make(cached: Path, file: Path, selected: list[str], separator: str | None, *, quick: bool) -> int:
+def _make(cached: Path, file: Path, selected: list[str], separator: str | None) -> int:
     # The bytes and what selects from them, never a path: moving the folder changes nothing.
     digest = hashlib.sha256(json.dumps([*selected[:2], separator, *selected[2:]]).encode())
-    with ThreadPoolExecutor(1) as beside, written_arrays(cached) as writer:
+    with ThreadPoolExecutor(1) as beside:
         content = beside.submit(_sha256, file)
-        number, faults = store_pairs(read_rows(file, selected, separator, quick=quick), writer)
-        if number == 0:
-            raise ValueError(f"{file} holds no pair: it needs rows with {selected[0]!r} and {selected[1]!r}")
-        digest.update(content.result())
-        writer.facts |= {"fingerprint": digest.hexdigest(), "faults": faults}
+        for store in (_store_plain, partial(_store_rows, quick=True), partial(_store_rows, quick=False)):
+            with suppress(IrregularTable), written_arrays(cached) as writer:
+                number, faults = store(writer, file, selected, separator)
+                if number == 0:
+                    raise ValueError(f"{file} holds no pair: it needs rows with {selected[0]!r} and {selected[1]!r}")
+                digest.update(content.result())
+                writer.facts |= {"fingerprint": digest.hexdigest(), "faults": faults}
+                break
     return number
+
+
+def _store_plain(
+    writer: ArrayWriter, file: Path, selected: list[str], separator: str | None
+) -> tuple[int, dict[FaultKind, int]]:
+    return store_plain_pairs(plain_table(file, selected, separator), writer)
+
+
+def _store_rows(
+    writer: ArrayWriter, file: Path, selected: list[str], separator: str | None, *, quick: bool
+) -> tuple[int, dict[FaultKind, int]]:
+    return store_pairs(read_rows(file, selected, separator, quick=quick), writer)
 
 
 def _sha256(file: Path) -> bytes:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from datamodules.array_file import ArrayFile, ArrayWriter
@@ -68,3 +69,18 @@ def text_buffers(texts: pa.Array) -> tuple[NDArray[np.uint8], NDArray[Any]]:
     _, offsets, content = texts.buffers()
     bounds = np.frombuffer(offsets, np.int64 if large else np.int32)
     return np.frombuffer(content or b"", np.uint8), bounds[texts.offset : texts.offset + len(texts) + 1]
+
+
+def blank_texts(texts: pa.Array) -> NDArray[np.bool_]:
+    """Where there is no text, or one of white space."""
+    if pa.types.is_binary(texts.type):
+        decoded = (None if text is None else text.decode("utf-8", "surrogatepass") for text in texts.to_pylist())
+        return np.array([text is None or not text.strip() for text in decoded], bool)
+    content, bounds = text_buffers(texts)
+    doubtful: NDArray[np.bool_] = np.diff(bounds) == 0
+    doubtful[~doubtful] = content[bounds[:-1][~doubtful]] - np.uint8(33) > 93  # what does not begin with visible ASCII
+    if doubtful.any():
+        some = texts.filter(pa.array(doubtful))
+        blank = pc.or_(pc.utf8_is_space(some), pc.equal(pc.binary_length(some), 0))
+        doubtful[doubtful] = np.asarray(blank.fill_null(True))
+    return doubtful

@@ -15,7 +15,8 @@ import pyarrow.compute
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from datamodules.csv_columns import check_columns, csv_columns, encoded
+from datamodules.csv_columns import IrregularTable, check_columns, csv_columns, encoded
+from datamodules.plain_table import PlainTable
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _ROWS = 2**16  # of a batch, but for a CSV
@@ -37,6 +38,18 @@ class Rows:
     """The row of each caption, in order [captions]."""
     summaries: pa.Array | None
     """[rows], null where there is none; None without a column of them."""
+
+
+def plain_table(file: Path, keys: Sequence[str], separator: str | None) -> PlainTable:
+    """A table that may be plain; the arguments are :func:`read_rows`'s.
+
+    Raises:
+        IrregularTable: it is no CSV or TSV, or its summaries are asked for, which are copied.
+    """
+    usual = _SEPARATORS.get(file.suffix.lower())
+    if usual is None or len(keys) > 2:
+        raise IrregularTable
+    return PlainTable(file, keys, (usual if separator is None else separator).replace("\\t", "\t"))
 
 
 def read_rows(file: Path, keys: Sequence[str], separator: str | None, *, quick: bool = True) -> Iterator[Rows]:

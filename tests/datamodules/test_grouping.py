@@ -7,7 +7,8 @@ import pyarrow as pa
 import pytest
 
 from datamodules.array_file import ArrayFile, written_arrays
-from datamodules.grouping import StoredPairs, store_pairs
+from datamodules.grouping import StoredPairs, store_pairs, store_plain_pairs
+from datamodules.plain_table import PlainTable
 from datamodules.sources import FaultKind
 from datamodules.tables import Rows
 
@@ -31,7 +32,7 @@ def test_rows_of_one_path_are_one_pair_whatever_their_order(tmp_path: Path, path
     expected: dict[str, list[str]] = {}
     for number, path in enumerate(paths):
         expected.setdefault(path, []).append(str(number))
-    assert [pairs.paths[index] for index in range(len(pairs))] == [*expected]
+    assert [pairs.path(index) for index in range(len(pairs))] == [*expected]
     assert [pairs.captions(index) for index in range(len(pairs))] == [*expected.values()]
     assert faults == {}
 
@@ -42,7 +43,7 @@ def test_what_is_blank_is_what_python_strips(tmp_path: Path) -> None:
     paths = [f"{number:07d}" for number in range(len(texts))]
     pairs, faults = stored(tmp_path, rows(paths, texts))
     kept = [number for number, text in enumerate(texts) if text.strip()]
-    assert [pairs.paths[index] for index in (0, len(kept) - 1)] == [paths[kept[0]], paths[kept[-1]]]
+    assert [pairs.path(index) for index in (0, len(kept) - 1)] == [paths[kept[0]], paths[kept[-1]]]
     assert len(pairs) == len(kept)
     assert faults == {"missing_part": len(texts) - len(kept)}
     assert all(pairs.captions(index) == [texts[kept[index]]] for index in range(0, len(kept), 97))
@@ -63,3 +64,26 @@ def test_a_pair_has_the_first_summary_of_its_rows_or_else_its_caption(tmp_path: 
     )
     pairs, _ = stored(tmp_path, *batches)
     assert [pairs.summary(index) for index in range(3)] == ["of a row that is left out", "1", "of c"]
+
+
+@pytest.mark.parametrize("names", ["abcd", "aabb", "abab", "bbaa", "dcba", "aaaa"])
+@pytest.mark.parametrize("blank", [None, 0, 1, 3])
+def test_pairs_of_a_plain_table_are_those_of_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: str, blank: int | None
+) -> None:
+    monkeypatch.setattr("datamodules.plain_table.MAX_ROW", 8)  # two rows at a time
+    captions = [" " if row == blank else str(row) for row in range(4)]
+    table = tmp_path / "m.csv"
+    table.write_text("f,t\n" + "".join(f"{name},{text}\n" for name, text in zip(names, captions, strict=True)))
+    with written_arrays(tmp_path / "plain.bin") as writer:
+        number, faults = store_plain_pairs(PlainTable(table, ("f", "t"), ","), writer)
+    plain = StoredPairs(ArrayFile(tmp_path / "plain.bin"))
+    expected, expected_faults = stored(tmp_path, rows(list(names), captions))
+    assert (len(plain), plain.caption_count, faults) == (number, expected.caption_count, expected_faults)
+    for index in range(max(number, len(expected))):
+        assert plain.path(index) == expected.path(index)
+        assert plain.captions(index) == expected.captions(index)
+        assert plain.first(index) == expected.first(index)
+    for index in (-1, number):
+        with pytest.raises(IndexError):
+            plain.path(index)

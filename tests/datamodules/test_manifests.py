@@ -324,6 +324,39 @@ def test_every_caption_has_a_row_of_its_own(tmp_path: Path, order: Sequence[int]
     assert numbers == [0, 1, 2, 3, 4]
 
 
+def test_a_quoted_table_and_a_plain_one_are_the_same_pairs_and_only_one_is_copied(tmp_path: Path) -> None:
+    texts = [f"the caption of row {row}" for row in range(200)]
+    texts[7] = " "
+    sources = []
+    for name, mark in (("plain", ""), ("quoted", '"')):
+        path = tmp_path / f"{name}.csv"
+        path.write_text(
+            "filepath,title\n" + "".join(f"{row % 60}.jpg,{mark}{text}{mark}\n" for row, text in enumerate(texts))
+        )
+        sources.append(ManifestPairs(path, cache_dir=tmp_path / name))
+    plain, quoted = sources
+    assert plain.fingerprint != quoted.fingerprint
+    assert plain.faults == quoted.faults == {"missing_part": 1}
+    assert len(plain) == len(quoted) == 60
+    for ask in ("key", "captions"):
+        assert [getattr(plain, ask)(index) for index in range(60)] == [
+            getattr(quoted, ask)(index) for index in range(60)
+        ]
+    copied = [texts[0].encode() in next((tmp_path / name).iterdir()).read_bytes() for name in ("plain", "quoted")]
+    assert copied == [False, True]
+
+
+def test_a_plain_manifest_that_changes_in_use_is_told_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text("filepath,title\na,one\n")
+    source = ManifestPairs(path)
+    path.write_text("filepath,title\na,another\n")
+    for ask in (source.key, source.captions):
+        with pytest.raises(ValueError, match=r"^.*m\.csv has changed since it was opened: start again$"):
+            ask(0)
+    assert ManifestPairs(path).captions(0) == ["another"]
+
+
 def test_class_names_are_lines_of_a_file_or_a_list(tmp_path: Path) -> None:
     path = tmp_path / "names.txt"
     path.write_text("cat\r\ntabby dog\r\n\r\n")
