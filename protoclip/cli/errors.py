@@ -49,17 +49,20 @@ def told(error: BaseException) -> str | None:
         return explain_hydra(error, known_options())
     if isinstance(error, InterpolationKeyError):
         return explain_interpolation(error)
-    if isinstance(error, InterpolationToMissingValueError):
-        name = str(error).strip().splitlines()[0].rpartition(" ")[2]
-        return f"{name} needs a value: add {name}=VALUE"
     if isinstance(error, OmegaConfBaseException):
-        return _environment(str(error).strip().splitlines()[0])
+        line = str(error).strip().splitlines()[0]
+        return _missing(line) if isinstance(error, InterpolationToMissingValueError) else _environment(line)
     if isinstance(error, OSError) and error.errno in REFUSALS:
         where = f" ({error.filename})" if error.filename else ""
         return f"{error.strerror}{where}: {REFUSALS[error.errno]}"
     if isinstance(error, ValueError) and _ours(error):
         return one_line(error)
     return None
+
+
+def _missing(line: str) -> str:
+    name = line.rpartition(" ")[2]
+    return f"{name} needs a value: add {name}=VALUE"
 
 
 def _environment(line: str) -> str:
