@@ -54,4 +54,4 @@ def test_claims_name_arms(path: Path) -> None:
     for claim in settings.claims if "claims" in settings else ():
         assert {claim.arm, claim.against} <= arms.keys()
         assert claim.arm != claim.against
-    assert {arm.cost_of for arm in arms.values() if "cost_of" in arm} <= arms.keys()
+    assert {arm.cost_of for arm in arms.values() if arm.get("cost_of")} <= arms.keys()
