@@ -10,8 +10,8 @@ from torch import Tensor
 
 from datamodules.locations import existing_file
 from datamodules.packed_texts import PackedTexts
-from datamodules.pictures import decode_picture
-from datamodules.sources import PairSource, UnreadableSample
+from datamodules.pictures import decode_picture, read_picture
+from datamodules.sources import PairSource
 
 logger = logging.getLogger(__name__)
 
@@ -73,11 +73,7 @@ class CocoPairs(PairSource):
         Raises:
             UnreadableSample: it is missing.
         """
-        try:
-            return self.file(index).read_bytes()
-        except OSError as error:
-            message = f"cannot read {self.file(index)} ({error.strerror}): check the folder of the pictures"
-            raise UnreadableSample(message, "missing_file") from error
+        return read_picture(self.file(index), "check the folder of the pictures")
 
     def captions(self, index: int) -> list[str]:
         """All captions of a sample."""

@@ -14,9 +14,9 @@ import numpy as np
 from torch import Tensor
 
 from datamodules.packed_texts import PackedTexts
-from datamodules.pictures import decode_picture
+from datamodules.pictures import decode_picture, read_picture
 from datamodules.shards import IMAGE_KEYS, json_object
-from datamodules.sources import FaultKind, PairSource, UnreadableSample
+from datamodules.sources import FaultKind, PairSource
 
 logger = logging.getLogger(__name__)
 
@@ -101,12 +101,7 @@ class FolderPairs(PairSource):
         Raises:
             UnreadableSample: it is gone.
         """
-        path = self.file(index)
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            message = f"cannot read {path} ({error.strerror}): bring it back"
-            raise UnreadableSample(message, "missing_file") from error
+        return read_picture(self.file(index), "bring it back")
 
     def fields(self, index: int) -> dict[str, Any]:
         """KEY.json beside a pair, empty where there is none.

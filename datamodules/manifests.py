@@ -18,8 +18,8 @@ from datamodules.columns import read_numbers
 from datamodules.csv_columns import IrregularTable
 from datamodules.grouping import StoredPairs, store_pairs, store_plain_pairs
 from datamodules.locations import cache_folder, existing_file
-from datamodules.pictures import decode_picture
-from datamodules.sources import FaultKind, PairSource, UnreadableSample
+from datamodules.pictures import decode_picture, read_picture
+from datamodules.sources import FaultKind, PairSource
 from datamodules.tables import plain_table, read_rows
 
 logger = logging.getLogger(__name__)
@@ -104,13 +104,7 @@ class ManifestPairs(PairSource):
         Raises:
             UnreadableSample: it is missing.
         """
-        path = self.file(index)
-        try:
-            return path.read_bytes()
-        except (OSError, ValueError) as error:  # a ValueError: a path that no file can have, such as one with a NUL
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            message = f"cannot read {path} ({reason}): check the manifest or images_root"
-            raise UnreadableSample(message, "missing_file") from error
+        return read_picture(self.file(index), "check the manifest or images_root")
 
     def captions(self, index: int) -> list[str]:
         """All captions of a sample, in the order of the rows."""

@@ -7,6 +7,7 @@ and what it refuses is Pillow's again: its verdict is the same whichever decoder
 import io
 import struct
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -37,6 +38,23 @@ _DAMAGED = (
     ArithmeticError,
     struct.error,
 )
+
+
+def read_picture(path: Path, mend: str) -> bytes:
+    """The bytes of a picture's file.
+
+    Args:
+        path: Of the file.
+        mend: What the error says to do.
+
+    Raises:
+        UnreadableSample: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except (OSError, ValueError) as error:  # a ValueError: a path that no file can have, such as one with a NUL
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UnreadableSample(f"cannot read {path} ({reason}): {mend}", "missing_file") from error
 
 
 def decode_picture(data: bytes, name: str) -> Tensor:

@@ -74,7 +74,11 @@ def training_corpus(config: DictConfig) -> Corpus:
 
 def training_pairs(config: DictConfig) -> PairSource:
     """The corpus that a config trains on, which must not be a stream; errors as of ``built``."""
-    corpus = training_corpus(config)
+    return with_places(training_corpus(config))
+
+
+def with_places(corpus: Corpus) -> PairSource:
+    """A corpus whose pairs can be looked up; a ValueError where it is a stream."""
     if not isinstance(corpus, PairSource):
         raise ValueError("a stream's pairs have no places: choose data=shards with the same data.path, on the disk")
     return corpus

@@ -14,6 +14,7 @@ from datamodules.episodes import EpisodeSampler, SampleKey
 from datamodules.views import MEAN, STD, to_pixels
 from protoclip.cli.build import build_datamodule, check_settings
 from protoclip.cli.compose import chosen_option, compose_config
+from protoclip.cli.corpus import with_places
 from protoclip.reports.samples import SampleRow, sample_sheet
 from protoclip.tokenizer import Tokenizer
 
@@ -47,8 +48,8 @@ def show_pairs(
     for config in configs.values():
         check_settings(config)
     datamodules = {name: build_datamodule(config) for name, config in configs.items()}
-    if any(datamodule.stream for datamodule in datamodules.values()):
-        raise ValueError("a stream's pairs have no places: choose data=shards with the same data.path, on the disk")
+    for datamodule in datamodules.values():
+        with_places(datamodule.corpus)
     for datamodule in datamodules.values():
         datamodule.dataset = datamodule.dataset.only(datamodule.dataset.made)  # refuses what cannot be made
     plan, config = next(iter(datamodules.values())).plan, next(iter(configs.values()))
