@@ -16,6 +16,10 @@ from datamodules.stored_texts import blank_texts
 MAX_ROW = 2**20
 """Bytes of the longest row that is plain; so much is read at a time: what fits the processor's cache."""
 _BOM = b"\xef\xbb\xbf"
+_VISIBLE = 14
+"""Below it are tab, newline, return and what no plain table holds."""
+_BYTE = np.uint64(sum(byte << 61 - 8 * byte for byte in range(8)))
+"""Times 256 to the power of n, its three highest bits are n."""
 
 
 @dataclass(frozen=True)
@@ -54,16 +58,16 @@ class PlainTable:
         """
         with self.file.open("rb") as table:
             names, begin = self._header(table)
-            buffer, masks = bytearray(MAX_ROW + 1), np.empty((2, MAX_ROW + 1), bool)  # made once: new pages are dear
+            buffer, mask = bytearray(MAX_ROW + 1), np.empty(MAX_ROW + 8, bool)  # made once: new pages are dear
             table.seek(begin)
             while size := table.readinto(memoryview(buffer)[:MAX_ROW]):
                 if size < MAX_ROW and buffer[size - 1] != ord("\n"):  # the last row may do without
                     buffer[size] = ord("\n")
                     size += 1
                 size = buffer.rfind(b"\n", 0, size) + 1
-                if size == 0 or buffer.find(b'"', 0, size) >= 0 or buffer.find(b"\r", 0, size) >= 0:
+                if size == 0 or buffer.find(b'"', 0, size) >= 0:
                     raise IrregularTable
-                yield self._block(np.frombuffer(buffer, np.uint8, size), begin, names, masks)
+                yield self._block(np.frombuffer(buffer, np.uint8, size), begin, names, mask)
                 begin += size
                 table.seek(begin)
 
@@ -91,14 +95,11 @@ class PlainTable:
             raise IrregularTable
         return names, len(line)
 
-    def _block(self, block: NDArray[np.uint8], begin: int, names: list[str], masks: NDArray[np.bool_]) -> PlainRows:
-        closings, newlines = masks[:, : len(block)]
-        np.equal(block, ord("\n"), out=newlines)
-        np.equal(block, ord(self.separator), out=closings)
-        closings |= newlines
-        ends, width = np.flatnonzero(closings), len(names)
-        rows = int(np.count_nonzero(newlines))
-        if len(ends) != rows * width or (block[ends[width - 1 :: width]] != ord("\n")).any():
+    def _block(self, block: NDArray[np.uint8], begin: int, names: list[str], mask: NDArray[np.bool_]) -> PlainRows:
+        ends, width = self._closings(block, mask), len(names)
+        rows, rest = divmod(len(ends), width)
+        closings = block[ends[: rows * width]].reshape(rows, width)
+        if rest or (closings[:, :-1] != ord(self.separator)).any() or (closings[:, -1] != ord("\n")).any():
             raise IrregularTable
         bounds = np.zeros(len(ends) + 1, np.int32)
         np.add(ends, 1, out=bounds[1:], casting="same_kind")
@@ -120,6 +121,20 @@ class PlainTable:
                 lacking |= doubtful
         places = np.arange(names.index(self.keys[0]), len(ends), width, dtype=np.int32)
         return PlainRows(starts[:, 0] + np.int64(begin), begin + len(block), fields.take(pa.array(places)), lacking)
+
+    def _closings(self, block: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Where separators, newlines and other control characters are, in room for a mask."""
+        mask = mask[: -(-len(block) // 8) * 8]
+        mask[len(block) :] = False
+        np.less(block, _VISIBLE, out=mask[: len(block)])
+        if ord(self.separator) >= _VISIBLE:
+            mask[: len(block)] |= block == ord(self.separator)
+        # Eight bytes at a time, most of which have none: twice as fast as np.flatnonzero of the bytes.
+        words = mask.view("<u8")
+        places = np.flatnonzero(words)
+        if len(places) != np.count_nonzero(mask):
+            return np.flatnonzero(mask)
+        return places * 8 + (words[places] * _BYTE >> np.uint64(61)).astype(np.int64)
 
 
 def _texts(content: NDArray[np.uint8], bounds: NDArray[np.int32]) -> pa.Array:
