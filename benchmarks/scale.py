@@ -2,8 +2,8 @@
 
 A table of synthetic rows is written to a temporary folder, which wants 2 GB at ten million rows. Each figure is taken
 in a process of its own. A worker's memory is what it shares with no other process (``Private_Clean`` and
-``Private_Dirty``), torch's own included; a refresh draws its m pairs and reads a caption of each. Every table is in the page cache when the clock starts: what a
-disk takes to bring back pages that the system gave away is the disk's.
+``Private_Dirty``), torch's own included; a refresh draws its m pairs and reads a caption of each. Every table is in
+the page cache when the clock starts: what a disk takes to bring back pages that the system gave away is the disk's.
 """
 
 import argparse
