@@ -1,19 +1,36 @@
-"""Evaluation as pure functions: features in, dict out, no Trainer and no communication.
+"""Evaluation as pure functions: features in, dict out, no Trainer and no communication; each with its ``Task``.
 
 Features are [samples, dim] on CPU or GPU, float32 or float64 (half precision is computed in float32). Accuracies and
 recalls are in percent; ARI, AMI, NMI, purity, gap and similarities are as they are. A mistake in what is handed over is
 a ``ValueError`` of one line.
 """
 
-from protoclip.evaluation.clustering import cluster_metrics
-from protoclip.evaluation.knn import knn_accuracy
-from protoclip.evaluation.linear_probe import linear_probe
-from protoclip.evaluation.pseudo_labels import cluster_purity, pseudo_label_quality
+from protoclip.evaluation.clustering import Clustering, cluster_metrics
+from protoclip.evaluation.knn import KNN, knn_accuracy
+from protoclip.evaluation.linear_probe import LinearProbe, linear_probe
+from protoclip.evaluation.pseudo_labels import PseudoLabels, cluster_purity, pseudo_label_quality
 from protoclip.evaluation.representation import feature_std, modality_gap, self_similarity
-from protoclip.evaluation.retrieval import retrieval_metrics
-from protoclip.evaluation.zero_shot import class_features, token_zero_shot_metrics, zero_shot_metrics
+from protoclip.evaluation.retrieval import Retrieval, retrieval_metrics
+from protoclip.evaluation.task import Extracted, Sets, Task
+from protoclip.evaluation.zero_shot import (
+    TokenZeroShot,
+    ZeroShot,
+    class_features,
+    token_zero_shot_metrics,
+    zero_shot_metrics,
+)
 
 __all__ = [
+    "KNN",
+    "Clustering",
+    "Extracted",
+    "LinearProbe",
+    "PseudoLabels",
+    "Retrieval",
+    "Sets",
+    "Task",
+    "TokenZeroShot",
+    "ZeroShot",
     "class_features",
     "cluster_metrics",
     "cluster_purity",

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from protoclip.evaluation.checks import checked_features, checked_labels
 from protoclip.evaluation.ranking import normalised
+from protoclip.evaluation.task import Sets, Task
 from protoclip.prototypes import kmeans
 
 
@@ -48,3 +49,11 @@ def cluster_metrics(
         "ari": float(adjusted_rand_score(truth, clusters)),
         "ami": float(adjusted_mutual_info_score(truth, clusters)),
     }
+
+
+class Clustering(Task):
+    """K-means on unit features against the classes."""
+
+    def __call__(self, sets: Sets) -> dict[str, float]:  # noqa: D102
+        found = sets[self.pictures]
+        return cluster_metrics(found.image["features"], found.labels)

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from protoclip.evaluation.checks import check_same_dim, checked_features, checked_labels
 from protoclip.evaluation.ranking import normalised, similarity
+from protoclip.evaluation.task import Sets, Task
 
 
 def knn_accuracy(
@@ -56,3 +57,17 @@ def knn_accuracy(
         votes = weights.new_zeros(len(rows), len(classes)).scatter_add_(1, class_index[neighbours], weights)
         right += int((classes[votes.argmax(dim=1)] == targets).sum())
     return 100 * right / len(test)
+
+
+class KNN(Task):
+    """Weighted nearest neighbours on unit features."""
+
+    def __init__(self, pictures: str, train: str, k: int = 20, temperature: float = 0.07) -> None:
+        super().__init__(pictures, train)
+        self.k = k
+        self.temperature = temperature
+
+    def __call__(self, sets: Sets) -> dict[str, float]:  # noqa: D102
+        train, test = self.fitted_on(sets), sets[self.pictures]
+        features = (train.image["features"], train.labels, test.image["features"], test.labels)
+        return {"top1": knn_accuracy(*features, k=self.k, temperature=self.temperature)}

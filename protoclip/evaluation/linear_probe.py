@@ -16,6 +16,7 @@ from torch import Tensor
 
 from protoclip.evaluation.checks import check_same_dim, checked_features, checked_labels
 from protoclip.evaluation.ranking import normalised
+from protoclip.evaluation.task import Sets, Task
 
 Array = NDArray[Any]
 SWEEP_GRID = np.logspace(-6, 6, 97)
@@ -121,3 +122,17 @@ def _sweep(x: Array, y: Array, max_iter: int, seed: int, validation_fraction: fl
         step //= 2
         peak = best(range(peak - step, peak + step + 1, step))
     return float(SWEEP_GRID[peak])
+
+
+class LinearProbe(Task):
+    """Logistic regression on the raw embedding."""
+
+    def __init__(self, pictures: str, train: str, C: float | Literal["sweep"] = "sweep", max_iter: int = 1000) -> None:  # noqa: N803 - scikit-learn's name
+        super().__init__(pictures, train)
+        self.C = C
+        self.max_iter = max_iter
+
+    def __call__(self, sets: Sets) -> dict[str, float]:  # noqa: D102
+        train, test = self.fitted_on(sets), sets[self.pictures]
+        data = (train.image["embedding"], train.labels, test.image["embedding"], test.labels)
+        return linear_probe(*data, C=self.C, max_iter=self.max_iter)

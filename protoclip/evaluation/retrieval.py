@@ -5,6 +5,8 @@ from torch import Tensor
 
 from protoclip.evaluation.checks import check_same_dim, checked_features, checked_labels
 from protoclip.evaluation.ranking import expected_hits, normalised, similarity
+from protoclip.evaluation.representation import feature_std, modality_gap, self_similarity
+from protoclip.evaluation.task import Sets, Task
 
 RECALLS = (1, 5, 10)
 
@@ -64,3 +66,21 @@ def _recalls(queries: Tensor, query_ids: Tensor, candidates: Tensor, candidate_i
         blocks.append(torch.stack([expected_hits(*counts, k) for k in RECALLS]))
     recalls: list[float] = (100 * torch.cat(blocks, dim=1).mean(dim=1)).tolist()
     return recalls
+
+
+class Retrieval(Task):
+    """Image-text retrieval, with modality gap, self-similarity and spread of the same features."""
+
+    def __call__(self, sets: Sets) -> dict[str, float]:  # noqa: D102
+        found = sets[self.pictures]
+        if not found.text:
+            raise ValueError(f"retrieval on {self.pictures} needs a set with captions")
+        images, texts = found.image["features"], found.text["features"]
+        first = torch.searchsorted(found.owner, torch.arange(len(images)))
+        return retrieval_metrics(images, texts, found.owner) | {
+            "modality_gap": modality_gap(images, texts[first]),
+            "image_self_similarity": self_similarity(images),
+            "text_self_similarity": self_similarity(texts[first]),
+            "image_feature_std": feature_std(images),
+            "text_feature_std": feature_std(texts[first]),
+        }

@@ -6,6 +6,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from protoclip.evaluation import (
+    KNN,
+    Clustering,
+    Extracted,
+    LinearProbe,
+    PseudoLabels,
+    Retrieval,
+    Task,
+    TokenZeroShot,
+    ZeroShot,
     cluster_metrics,
     feature_std,
     knn_accuracy,
@@ -16,17 +25,6 @@ from protoclip.evaluation import (
     self_similarity,
     token_zero_shot_metrics,
     zero_shot_metrics,
-)
-from protoclip.evaluation.tasks import (
-    KNN,
-    Clustering,
-    Extracted,
-    LinearProbe,
-    PseudoLabels,
-    Retrieval,
-    Task,
-    TokenZeroShot,
-    ZeroShot,
 )
 from protoclip.evaluation.zero_shot import Direction
 from protoclip.prototypes import kmeans
