@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from protoclip.evaluation.checks import check_same_dim, checked_features, checked_labels
+from protoclip.evaluation.checks import checked_splits
 from protoclip.evaluation.ranking import normalised, similarity
 from protoclip.evaluation.task import Sets, Task
 
@@ -38,11 +38,7 @@ def knn_accuracy(
     Raises:
         ValueError: If dims or counts differ, a label is negative, or k or the temperature is out of range.
     """
-    train = checked_features("train_features", train_features)
-    test = checked_features("test_features", test_features).to(train.device)
-    check_same_dim("train_features", train, "test_features", test)
-    train_labels = checked_labels("train_labels", train_labels, train)
-    test_labels = checked_labels("test_labels", test_labels, test)
+    train, train_labels, test, test_labels = checked_splits(train_features, train_labels, test_features, test_labels)
     if not 1 <= k <= len(train):
         raise ValueError(f"k must lie in 1 to {len(train)}, the number of training samples, got {k}")
     if temperature <= 0:
@@ -60,7 +56,14 @@ def knn_accuracy(
 
 
 class KNN(Task):
-    """Weighted nearest neighbours on unit features."""
+    """Weighted nearest neighbours on unit features.
+
+    Args:
+        pictures: a labelled set.
+        train: the labelled set of the neighbours.
+        k: neighbours that vote.
+        temperature: softness of the votes.
+    """
 
     def __init__(self, pictures: str, train: str, k: int = 20, temperature: float = 0.07) -> None:
         super().__init__(pictures, train)
@@ -68,6 +71,4 @@ class KNN(Task):
         self.temperature = temperature
 
     def __call__(self, sets: Sets) -> dict[str, float]:  # noqa: D102
-        train, test = self.fitted_on(sets), sets[self.pictures]
-        features = (train.image["features"], train.labels, test.image["features"], test.labels)
-        return {"top1": knn_accuracy(*features, k=self.k, temperature=self.temperature)}
+        return {"top1": knn_accuracy(*self.splits(sets, "features"), k=self.k, temperature=self.temperature)}

@@ -67,8 +67,9 @@ class Task(ABC):
     def __call__(self, sets: Sets) -> dict[str, float]:
         """Metrics by name."""
 
-    def fitted_on(self, sets: Sets) -> Extracted:
-        """Features of the training split."""
+    def splits(self, sets: Sets, output: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """An output of the image tower and the labels of the set that is fitted on, then of the one that is scored."""
         if self.train is None:
             raise ValueError(f"{type(self).__name__} on {self.pictures} needs train: the set it is fitted on")
-        return sets[self.train]
+        train, test = sets[self.train], sets[self.pictures]
+        return train.image[output], train.labels, test.image[output], test.labels
