@@ -6,6 +6,7 @@ from torch import Tensor
 from protoclip.evaluation.checks import checked_splits
 from protoclip.evaluation.ranking import normalised, similarity
 from protoclip.evaluation.task import Sets, Task
+from protoclip.ranges import PositiveFloat, PositiveInt
 
 
 def knn_accuracy(
@@ -65,7 +66,7 @@ class KNN(Task):
         temperature: softness of the votes.
     """
 
-    def __init__(self, pictures: str, train: str, k: int = 20, temperature: float = 0.07) -> None:
+    def __init__(self, pictures: str, train: str, k: PositiveInt = 20, temperature: PositiveFloat = 0.07) -> None:
         super().__init__(pictures, train)
         self.k = k
         self.temperature = temperature

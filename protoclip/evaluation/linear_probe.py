@@ -73,14 +73,18 @@ def linear_probe(
     y_train, y_test = _array(train_labels), _array(test_labels)
     if len(np.unique(y_train)) < 2:
         raise ValueError("train_labels hold one class: a linear probe needs at least two classes")
-    if C == "sweep":
+    if isinstance(C := _checked(C), str):  # noqa: N806
         C = _sweep(x_train, y_train, max_iter, seed, validation_fraction, standardize)  # noqa: N806
-    elif isinstance(C, str) or C <= 0:
-        raise ValueError(f"C must be a positive number or 'sweep', got {C!r}")
     probe = _fit(x_train, y_train, C, max_iter, standardize)
     if (iterations := int(probe[-1].n_iter_.max())) >= max_iter:
         _log.info("linear_probe: C=%g has not converged after %d iterations; raise max_iter", C, iterations)
     return {"top1": 100 * float(np.mean(probe.predict(x_test) == y_test)), "C": float(C)}
+
+
+def _checked(inverse_penalty: float | Literal["sweep"]) -> float | Literal["sweep"]:
+    if inverse_penalty != "sweep" and (isinstance(inverse_penalty, str) or inverse_penalty <= 0):
+        raise ValueError(f"C must be a positive number or 'sweep', got {inverse_penalty!r}")
+    return inverse_penalty
 
 
 def _array(tensor: Tensor) -> Array:
@@ -155,7 +159,7 @@ class LinearProbe(Task):
     ) -> None:
         super().__init__(pictures, train)
         self.options: dict[str, Any] = {
-            "C": C,
+            "C": _checked(C),
             "max_iter": max_iter,
             "validation_fraction": validation_fraction,
             "normalize": normalize,

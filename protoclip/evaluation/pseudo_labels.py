@@ -16,6 +16,7 @@ from torch import Tensor
 from protoclip.evaluation.checks import checked_features, checked_labels
 from protoclip.evaluation.task import Sets, Task
 from protoclip.prototypes import kmeans
+from protoclip.ranges import PositiveFloat
 
 
 def pseudo_label_quality(
@@ -92,7 +93,7 @@ class PseudoLabels(Task):
         images_per_prototype: pictures over clusters.
     """
 
-    def __init__(self, pictures: str, head: str = "prototype", images_per_prototype: float = 10) -> None:
+    def __init__(self, pictures: str, head: str = "prototype", images_per_prototype: PositiveFloat = 10) -> None:
         super().__init__(pictures)
         self.output = head
         self.images_per_prototype = images_per_prototype

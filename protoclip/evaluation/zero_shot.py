@@ -44,7 +44,8 @@ def zero_shot_metrics(
         chunk: Images per block of the similarity matrix.
 
     Returns:
-        ``top1``, ``top5`` and ``mean_per_class`` (mean top-1 over the classes that have images), in percent.
+        ``top1``, ``top5`` and ``mean_per_class`` (mean top-1 over the classes that have images, as scikit-learn's
+        balanced accuracy), in percent.
 
     Raises:
         ValueError: If dims or counts differ, a label is out of range, or something is empty.
