@@ -18,8 +18,7 @@ from torch import Tensor
 from datamodules.datamodule import ImageTextDataModule
 from datamodules.sources import Pictures
 from protoclip.distributed import gather, on_rank_zero
-from protoclip.evaluation import class_features
-from protoclip.evaluation.tasks import Extracted, Task
+from protoclip.evaluation import Extracted, Task, class_features
 from protoclip.module import ImageTextPretraining
 
 LEFT_OUT = ("pooled", "token_mask")

@@ -23,8 +23,9 @@ from protoclip.cli.build import (
     check_views,
     find_run,
 )
-from protoclip.cli.translate import leaves, translate
+from protoclip.cli.translate import leaves, translate, translated
 from protoclip.detector import Detector
+from protoclip.instantiate import instantiate
 from protoclip.summarisers import Summariser
 from tests.conftest import TINY, Compose
 from tests.corpora import CAPTIONS, write_corpora
@@ -34,7 +35,9 @@ CONF = Path(__file__).parent.parent / "conf"
 PARTS = {"teacher_parts", "term_parts"}
 """Folders of what others are made of."""
 YAMLS = [path for path in CONF.rglob("*.yaml") if path.parent.name not in PARTS]
-OPTIONS = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in YAMLS)
+NAMES = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in YAMLS)
+TASKS = [name for name in NAMES if name.startswith("task/")]
+OPTIONS = [name for name in NAMES if name not in TASKS]
 PAPERS = {"recipe/paper", "recipe/upstream", "recipe/benchmark"}
 PAPERS |= {option for option in OPTIONS if option.startswith(("recipe/of/", "experiment/cc2.5m", "experiment/yfcc"))}
 """At sizes that no test builds."""
@@ -44,7 +47,7 @@ NEEDS_DATA = {option for option in OPTIONS if "flickr8k" in option}
 NEEDS_TEACHER = {option for option in OPTIONS if option.endswith(("/teacher", "/distillation"))}
 GROUPS = {
     *("callbacks", "compare", "data", "detector", "distillation", "evaluation", "experiment", "logger"),
-    *("method", "optimizer", "recipe", "summariser", "teacher", "term", "towers", "trainer", "view", "views"),
+    *("method", "optimizer", "recipe", "summariser", "task", "teacher", "term", "towers", "trainer", "view", "views"),
 }
 SCENES = "_target_:datamodules.scenes.ScenePairs,split:train,size:2048,image_size:32"
 TOOLS: dict[str, tuple[type, type]] = {"detector": (Detector, RegionCache), "summariser": (Summariser, SummaryCache)}
@@ -98,7 +101,33 @@ def shard(tmp_path: Path, manifest: Path) -> Path:
 
 
 def test_groups_are_known() -> None:
-    assert {option.split("/")[0] for option in OPTIONS if "/" in option} == GROUPS
+    assert {name.split("/")[0] for name in NAMES if "/" in name} == GROUPS
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_is_complete_with_its_sets(name: str) -> None:
+    with initialize_config_module("conf", version_base="1.3"):
+        fields = compose(name).task
+    sets = {key: key for key in ("pictures", "train") if key in fields.keys()}  # noqa: SIM118, a missing value is not in it
+    plain = translated({**OmegaConf.to_container(fields), **sets})  # type: ignore[dict-item]
+    (task,) = instantiate(Evaluation, {"test": {name: plain}}, "evaluation").tasks["test"].values()
+    assert task.needs == tuple(sets)
+
+
+def test_tasks_are_changed_and_added_by_words() -> None:
+    key = "evaluation.test.tasks"
+    words = [
+        f"{key}.scenes_linear_probe.C=sweep",
+        f"+task@{key}.more=knn",
+        f"{key}.more.k=5",
+        f"{key}.more.train=objects",
+    ]
+    with initialize_config_module("conf", version_base="1.3"):
+        before, after = (compose("config", overrides=chosen).evaluation for chosen in ([], words))
+    assert (before.test.tasks.scenes_linear_probe.C, after.test.tasks.scenes_linear_probe.C) == (0.316, "sweep")
+    added = {"_target_": "protoclip.evaluation.KNN", "pictures": "???", "train": "objects", "k": 5, "temperature": 0.07}
+    assert after.test.tasks.more == added
+    assert [*before.test.tasks, "more"] == list(after.test.tasks)
 
 
 @pytest.mark.parametrize("option", OPTIONS)

@@ -22,7 +22,7 @@ from datamodules.scenes import SceneObjects, ScenePairs
 from protoclip.checkpoints import read_checkpoint
 from protoclip.distributed import local_rows, rank, world_size
 from protoclip.divergence import NonFiniteError
-from protoclip.evaluation.tasks import KNN, Retrieval, ZeroShot
+from protoclip.evaluation import KNN, Retrieval, ZeroShot
 from tests.gloo import Pool
 from tests.tiny import Built, build, locked, tiny_config
 

@@ -24,7 +24,7 @@ from tests.conftest import TINY, TINY_PROTOTYPES
 ROOT = Path(__file__).parent.parent
 EPISODES = 28
 PICTURES = "{pairs:{_target_:datamodules.scenes.ScenePairs,split:val,size:12,image_size:32}}"
-TASKS = "{retrieval:{_target_:protoclip.evaluation.tasks.Retrieval,pictures:pairs}}"
+TASKS = "{retrieval:{_target_:protoclip.evaluation.Retrieval,pictures:pairs}}"
 PART = f"{{pictures:{PICTURES},tasks:{TASKS}}}"
 WORDS = (
     *(word for word in TINY if not word.startswith(("run.episodes", "logger"))),

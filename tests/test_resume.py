@@ -46,7 +46,7 @@ def logging(*more: str) -> list[str]:
     """Words that switch ``metrics.csv`` on, with a row at every third step and validation at every other episode."""
     logger = "{csv:{_target_:callbacks.metrics_csv.MetricsCSV,folder:'${run_dir}',exclude:[seconds/,relative_epoch]}}"
     pictures = "{pairs:{_target_:datamodules.scenes.ScenePairs,split:val,size:12,image_size:32}}"
-    tasks = "{retrieval:{_target_:protoclip.evaluation.tasks.Retrieval,pictures:pairs}}"
+    tasks = "{retrieval:{_target_:protoclip.evaluation.Retrieval,pictures:pairs}}"
     part = f"{{pictures:{pictures},tasks:{tasks}}}"
     evaluation = f"{{every:2,monitor:null,validation:{part},test:{part}}}"
     rate = "{_target_:pytorch_lightning.callbacks.LearningRateMonitor,logging_interval:step}"

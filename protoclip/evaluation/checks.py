@@ -56,7 +56,29 @@ def checked_labels(
         raise ValueError(f"{name} has the shape {list(labels.shape)}, but there are {len(features)} samples")
     low, high = int(labels.min()), int(labels.max())
     if low < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {low}")
+        raise ValueError(f"{name} must be at least {minimum}, got {low}: leave unlabelled samples out")
     if num_classes is not None and high >= num_classes:
-        raise ValueError(f"{name} must be below {num_classes}, the number of classes or images, got {high}")
+        raise ValueError(
+            f"{name} must be below {num_classes}, the number of classes or images, got {high}: "
+            "both must come from one set"
+        )
     return labels.detach().to(device=features.device, dtype=torch.int64)
+
+
+def checked_splits(
+    train_features: Tensor, train_labels: Tensor, test_features: Tensor, test_labels: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return features [samples, dim] and labels [samples] of two splits, all on the device of the training features.
+
+    Raises:
+        ValueError: If dims or counts differ, a label is negative, or something is empty or not finite.
+    """
+    train = checked_features("train_features", train_features)
+    test = checked_features("test_features", test_features).to(train.device)
+    check_same_dim("train_features", train, "test_features", test)
+    return (
+        train,
+        checked_labels("train_labels", train_labels, train),
+        test,
+        checked_labels("test_labels", test_labels, test),
+    )

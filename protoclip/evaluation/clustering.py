@@ -6,7 +6,9 @@ from torch import Tensor
 
 from protoclip.evaluation.checks import checked_features, checked_labels
 from protoclip.evaluation.ranking import normalised
+from protoclip.evaluation.task import Sets, Task
 from protoclip.prototypes import kmeans
+from protoclip.ranges import NonNegativeInt, PositiveInt
 
 
 def cluster_metrics(
@@ -48,3 +50,25 @@ def cluster_metrics(
         "ari": float(adjusted_rand_score(truth, clusters)),
         "ami": float(adjusted_mutual_info_score(truth, clusters)),
     }
+
+
+class Clustering(Task):
+    """K-means on unit features, with as many clusters as there are classes, against the classes.
+
+    Args:
+        pictures: a labelled set.
+        iterations: of K-means per start.
+        redo: random starts, the best of which counts.
+        seed: draws the starts.
+    """
+
+    def __init__(self, pictures: str, iterations: NonNegativeInt = 100, redo: PositiveInt = 5, seed: int = 0) -> None:
+        super().__init__(pictures)
+        self.iterations = iterations
+        self.redo = redo
+        self.seed = seed
+
+    def __call__(self, sets: Sets) -> dict[str, float]:  # noqa: D102
+        found = sets[self.pictures]
+        how = {"iterations": self.iterations, "redo": self.redo, "seed": self.seed}
+        return cluster_metrics(found.image["features"], found.labels, **how)

@@ -3,8 +3,10 @@
 import torch
 from torch import Tensor
 
-from protoclip.evaluation.checks import check_same_dim, checked_features, checked_labels
+from protoclip.evaluation.checks import checked_splits
 from protoclip.evaluation.ranking import normalised, similarity
+from protoclip.evaluation.task import Sets, Task
+from protoclip.ranges import PositiveFloat, PositiveInt
 
 
 def knn_accuracy(
@@ -37,11 +39,7 @@ def knn_accuracy(
     Raises:
         ValueError: If dims or counts differ, a label is negative, or k or the temperature is out of range.
     """
-    train = checked_features("train_features", train_features)
-    test = checked_features("test_features", test_features).to(train.device)
-    check_same_dim("train_features", train, "test_features", test)
-    train_labels = checked_labels("train_labels", train_labels, train)
-    test_labels = checked_labels("test_labels", test_labels, test)
+    train, train_labels, test, test_labels = checked_splits(train_features, train_labels, test_features, test_labels)
     if not 1 <= k <= len(train):
         raise ValueError(f"k must lie in 1 to {len(train)}, the number of training samples, got {k}")
     if temperature <= 0:
@@ -56,3 +54,22 @@ def knn_accuracy(
         votes = weights.new_zeros(len(rows), len(classes)).scatter_add_(1, class_index[neighbours], weights)
         right += int((classes[votes.argmax(dim=1)] == targets).sum())
     return 100 * right / len(test)
+
+
+class KNN(Task):
+    """Weighted nearest neighbours on unit features.
+
+    Args:
+        pictures: a labelled set.
+        train: the labelled set of the neighbours.
+        k: neighbours that vote.
+        temperature: softness of the votes.
+    """
+
+    def __init__(self, pictures: str, train: str, k: PositiveInt = 20, temperature: PositiveFloat = 0.07) -> None:
+        super().__init__(pictures, train)
+        self.k = k
+        self.temperature = temperature
+
+    def __call__(self, sets: Sets) -> dict[str, float]:  # noqa: D102
+        return {"top1": knn_accuracy(*self.splits(sets, "features"), k=self.k, temperature=self.temperature)}

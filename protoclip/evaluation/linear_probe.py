@@ -14,14 +14,17 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from protoclip.evaluation.checks import check_same_dim, checked_features, checked_labels
+from protoclip.evaluation.checks import checked_splits
 from protoclip.evaluation.ranking import normalised
+from protoclip.evaluation.task import Sets, Task
+from protoclip.ranges import PositiveInt, Share
 
 Array = NDArray[Any]
 SWEEP_GRID = np.logspace(-6, 6, 97)
 """CLIP's 97 values, eight per decade; the strength of the penalty is 1 / C, so the range is that of lambda as well."""
 ONE_THREAD = 10**9
 """Features x samples x classes below which a fit runs on one thread."""
+_FIXED = "give a fixed C, such as C=0.316"
 _COARSE_STEP = 16  # two decades: 1e-6, 1e-4, ..., 1e6
 
 _log = logging.getLogger(__name__)
@@ -65,22 +68,23 @@ def linear_probe(
         ValueError: If dims or counts differ, there is one class only, C is not positive, or a class is too small to
             split.
     """
-    train = checked_features("train_features", train_features)
-    test = checked_features("test_features", test_features)
-    check_same_dim("train_features", train, "test_features", test)
-    y_train = _array(checked_labels("train_labels", train_labels, train))
-    y_test = _array(checked_labels("test_labels", test_labels, test))
-    if len(np.unique(y_train)) < 2:
-        raise ValueError("linear_probe needs at least two classes in train_labels, got one")
+    train, train_labels, test, test_labels = checked_splits(train_features, train_labels, test_features, test_labels)
     x_train, x_test = (_array(normalised(x) if normalize else x) for x in (train, test))
-    if C == "sweep":
+    y_train, y_test = _array(train_labels), _array(test_labels)
+    if len(np.unique(y_train)) < 2:
+        raise ValueError("train_labels hold one class: a linear probe needs at least two classes")
+    if isinstance(C := _checked(C), str):  # noqa: N806
         C = _sweep(x_train, y_train, max_iter, seed, validation_fraction, standardize)  # noqa: N806
-    elif isinstance(C, str) or C <= 0:
-        raise ValueError(f"C must be a positive number or 'sweep', got {C!r}")
     probe = _fit(x_train, y_train, C, max_iter, standardize)
     if (iterations := int(probe[-1].n_iter_.max())) >= max_iter:
         _log.info("linear_probe: C=%g has not converged after %d iterations; raise max_iter", C, iterations)
     return {"top1": 100 * float(np.mean(probe.predict(x_test) == y_test)), "C": float(C)}
+
+
+def _checked(inverse_penalty: float | Literal["sweep"]) -> float | Literal["sweep"]:
+    if inverse_penalty != "sweep" and (isinstance(inverse_penalty, str) or inverse_penalty <= 0):
+        raise ValueError(f"C must be a positive number or 'sweep', got {inverse_penalty!r}")
+    return inverse_penalty
 
 
 def _array(tensor: Tensor) -> Array:
@@ -104,8 +108,13 @@ def _sweep(x: Array, y: Array, max_iter: int, seed: int, validation_fraction: fl
         raise ValueError(f"validation_fraction must lie between 0 and 1, got {validation_fraction}")
     classes, counts = np.unique(y, return_counts=True)
     held_out = int(np.ceil(validation_fraction * len(y)))
-    if counts.min() < 2 or min(held_out, len(y) - held_out) < len(classes):
-        raise ValueError("too few training samples per class for a validation split: give a fixed C, such as C=0.316")
+    if counts.min() < 2:
+        alone = classes[counts.argmin()]
+        raise ValueError(f"class {alone} has one training sample, too few for a validation split: {_FIXED}")
+    if min(held_out, len(y) - held_out) < len(classes):
+        raise ValueError(
+            f"{held_out} of {len(y)} training samples for validation leave out one of {len(classes)} classes: {_FIXED}"
+        )
     x_fit, x_val, y_fit, y_val = train_test_split(x, y, test_size=held_out, stratify=y, random_state=seed)
     scores: dict[int, float] = {}
 
@@ -121,3 +130,42 @@ def _sweep(x: Array, y: Array, max_iter: int, seed: int, validation_fraction: fl
         step //= 2
         peak = best(range(peak - step, peak + step + 1, step))
     return float(SWEEP_GRID[peak])
+
+
+class LinearProbe(Task):
+    """Logistic regression on the raw embedding; its options are those of ``linear_probe``.
+
+    Args:
+        pictures: a labelled set.
+        train: the labelled set that is fitted on.
+        C: inverse strength of the penalty, or ``sweep``.
+        max_iter: iterations per fit.
+        validation_fraction: share of the training samples that judges the sweep.
+        normalize: L2-normalise each embedding.
+        standardize: give each dimension mean 0 and variance 1.
+        seed: draws the validation split.
+    """
+
+    def __init__(
+        self,
+        pictures: str,
+        train: str,
+        C: float | Literal["sweep"] = "sweep",  # noqa: N803, scikit-learn's name
+        max_iter: PositiveInt = 1000,
+        validation_fraction: Share = 0.2,
+        normalize: bool = False,
+        standardize: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(pictures, train)
+        self.options: dict[str, Any] = {
+            "C": _checked(C),
+            "max_iter": max_iter,
+            "validation_fraction": validation_fraction,
+            "normalize": normalize,
+            "standardize": standardize,
+            "seed": seed,
+        }
+
+    def __call__(self, sets: Sets) -> dict[str, float]:  # noqa: D102
+        return linear_probe(*self.splits(sets, "embedding"), **self.options)

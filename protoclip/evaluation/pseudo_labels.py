@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import torch
 from sklearn.metrics import (
     calinski_harabasz_score,
     davies_bouldin_score,
@@ -13,6 +14,9 @@ from sklearn.metrics.cluster import contingency_matrix
 from torch import Tensor
 
 from protoclip.evaluation.checks import checked_features, checked_labels
+from protoclip.evaluation.task import Sets, Task
+from protoclip.prototypes import kmeans
+from protoclip.ranges import PositiveFloat
 
 
 def pseudo_label_quality(
@@ -78,3 +82,34 @@ def cluster_purity(clusters: Tensor, labels: Tensor) -> float:
 
 def _purity(table: Any) -> float:
     return float(table.max(axis=0).sum() / table.sum())
+
+
+class PseudoLabels(Task):
+    """Quality of K-means labels on the projected features of a pair set, per modality.
+
+    Args:
+        pictures: a set of pairs.
+        head: name of the projection heads.
+        images_per_prototype: pictures over clusters.
+    """
+
+    def __init__(self, pictures: str, head: str = "prototype", images_per_prototype: PositiveFloat = 10) -> None:
+        super().__init__(pictures)
+        self.output = head
+        self.images_per_prototype = images_per_prototype
+
+    def __call__(self, sets: Sets) -> dict[str, float]:  # noqa: D102
+        found = sets[self.pictures]
+        if not found.text:
+            raise ValueError(f"pseudo labels on {self.pictures} need a set with captions")
+        first = torch.searchsorted(found.owner, torch.arange(len(found.labels)))
+        features = {"image": found.image[self.output], "text": found.text[self.output][first]}
+        true_labels = found.labels if bool((found.labels >= 0).all()) else None
+        clusters = max(2, round(len(found.labels) / self.images_per_prototype))
+        return {
+            f"{modality}_{name}": value
+            for modality, projected in features.items()
+            for name, value in pseudo_label_quality(
+                projected, kmeans(projected, clusters).labels, true_labels=true_labels
+            ).items()
+        }

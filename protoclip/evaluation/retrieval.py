@@ -5,6 +5,9 @@ from torch import Tensor
 
 from protoclip.evaluation.checks import check_same_dim, checked_features, checked_labels
 from protoclip.evaluation.ranking import expected_hits, normalised, similarity
+from protoclip.evaluation.representation import feature_std, modality_gap, self_similarity
+from protoclip.evaluation.task import Sets, Task
+from protoclip.ranges import PositiveInt
 
 RECALLS = (1, 5, 10)
 
@@ -64,3 +67,31 @@ def _recalls(queries: Tensor, query_ids: Tensor, candidates: Tensor, candidate_i
         blocks.append(torch.stack([expected_hits(*counts, k) for k in RECALLS]))
     recalls: list[float] = (100 * torch.cat(blocks, dim=1).mean(dim=1)).tolist()
     return recalls
+
+
+class Retrieval(Task):
+    """Image-text retrieval, with modality gap, self-similarity and spread of pictures and their first captions.
+
+    Args:
+        pictures: a set with captions.
+        captions: the first so many of each picture take part; None: all of them.
+    """
+
+    def __init__(self, pictures: str, captions: PositiveInt | None = None) -> None:
+        super().__init__(pictures)
+        self.captions = captions
+
+    def __call__(self, sets: Sets) -> dict[str, float]:  # noqa: D102
+        found = sets[self.pictures]
+        if not found.text:
+            raise ValueError(f"retrieval on {self.pictures} needs a set with captions")
+        images, texts, owner = found.image["features"], found.text["features"], found.owner
+        place = torch.arange(len(owner)) - torch.searchsorted(owner, owner)  # of each caption among its picture's
+        first, kept = texts[place == 0], place < (self.captions or len(owner))
+        return retrieval_metrics(images, texts[kept], owner[kept]) | {
+            "modality_gap": modality_gap(images, first),
+            "image_self_similarity": self_similarity(images),
+            "text_self_similarity": self_similarity(first),
+            "image_feature_std": feature_std(images),
+            "text_feature_std": feature_std(first),
+        }

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from protoclip.evaluation.checks import check_same_dim, checked_features, checked_labels
 from protoclip.evaluation.ranking import expected_hits, normalised, similarity
+from protoclip.evaluation.task import Sets, Task
 from protoclip.losses import token_similarity
 
 Direction = Literal["image_to_text", "both"]
@@ -43,7 +44,8 @@ def zero_shot_metrics(
         chunk: Images per block of the similarity matrix.
 
     Returns:
-        ``top1``, ``top5`` and ``mean_per_class`` (mean top-1 over the classes that have images), in percent.
+        ``top1``, ``top5`` and ``mean_per_class`` (mean top-1 over the classes that have images, as scikit-learn's
+        balanced accuracy), in percent.
 
     Raises:
         ValueError: If dims or counts differ, a label is out of range, or something is empty.
@@ -124,3 +126,37 @@ def _accuracies(hits: Tensor, labels: Tensor) -> dict[str, float]:
     recalls = torch.bincount(labels, weights=hits[0])[counts > 0] / counts[counts > 0]
     top1, top5 = hits.mean(dim=1).tolist()
     return {"top1": 100 * top1, "top5": 100 * top5, "mean_per_class": 100 * float(recalls.mean())}
+
+
+class ZeroShot(Task):
+    """Zero-shot classification by prompts."""
+
+    def __call__(self, sets: Sets) -> dict[str, float]:  # noqa: D102
+        found = sets[self.pictures]
+        if found.class_features is None:
+            raise ValueError(f"zero-shot on {self.pictures} needs a set with class names")
+        return zero_shot_metrics(found.image["features"], found.class_features, found.labels)
+
+
+class TokenZeroShot(Task):
+    """Zero-shot classification by prompts, each token of one side compared with those of the other (FILIP).
+
+    Args:
+        pictures: a set with class names.
+        head: name of the heads that give tokens.
+        direction: whose tokens find their best: the picture's, or the mean of both.
+    """
+
+    def __init__(self, pictures: str, head: str, direction: Direction = "image_to_text") -> None:
+        super().__init__(pictures)
+        self.output = head
+        self.prompt_outputs = (head, "token_mask")
+        self.direction = direction
+
+    def __call__(self, sets: Sets) -> dict[str, float]:  # noqa: D102
+        found = sets[self.pictures]
+        if not found.prompts:
+            raise ValueError(f"zero-shot on {self.pictures} needs a set with class names")
+        images, prompts = found.image[self.output], found.prompts[self.output]
+        mask = found.prompts["token_mask"]
+        return token_zero_shot_metrics(images, prompts, mask, found.labels, direction=self.direction)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from callbacks.evaluation import Evaluation
 from datamodules.scenes import ScenePairs
-from protoclip.evaluation.tasks import Retrieval, Sets
+from protoclip.evaluation import Retrieval, Sets
 from tests.tiny import Built, build, tiny_config
 
 MONITOR = "validation/retrieval/mean_recall"

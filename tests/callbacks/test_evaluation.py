@@ -16,6 +16,14 @@ from callbacks.evaluation import Evaluation
 from datamodules.scenes import SceneObjects, ScenePairs
 from datamodules.sources import Pictures
 from protoclip.evaluation import (
+    KNN,
+    LinearProbe,
+    PseudoLabels,
+    Retrieval,
+    Sets,
+    Task,
+    TokenZeroShot,
+    ZeroShot,
     knn_accuracy,
     linear_probe,
     pseudo_label_quality,
@@ -23,7 +31,6 @@ from protoclip.evaluation import (
     token_zero_shot_metrics,
     zero_shot_metrics,
 )
-from protoclip.evaluation.tasks import KNN, LinearProbe, PseudoLabels, Retrieval, Sets, Task, TokenZeroShot, ZeroShot
 from protoclip.module import ImageTextPretraining
 from protoclip.prototypes import kmeans
 from tests.tiny import Built, build, tiny_config

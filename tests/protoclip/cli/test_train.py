@@ -17,10 +17,10 @@ TASKS = (
     "pairs:{_target_:datamodules.scenes.ScenePairs,split:retrieval,size:40,image_size:32},"
     "train:{_target_:datamodules.scenes.SceneObjects,split:train,size:128,image_size:32},"
     "objects:{_target_:datamodules.scenes.SceneObjects,split:test,size:64,image_size:32}},tasks:{"
-    "scenes_zero_shot:{_target_:protoclip.evaluation.tasks.ZeroShot,pictures:objects},"
-    "scenes_knn:{_target_:protoclip.evaluation.tasks.KNN,pictures:objects,train:train},"
-    "scenes_retrieval:{_target_:protoclip.evaluation.tasks.Retrieval,pictures:pairs},"
-    "scenes_pseudo_labels:{_target_:protoclip.evaluation.tasks.PseudoLabels,pictures:pairs}}}}"
+    "scenes_zero_shot:{_target_:protoclip.evaluation.ZeroShot,pictures:objects},"
+    "scenes_knn:{_target_:protoclip.evaluation.KNN,pictures:objects,train:train},"
+    "scenes_retrieval:{_target_:protoclip.evaluation.Retrieval,pictures:pairs},"
+    "scenes_pseudo_labels:{_target_:protoclip.evaluation.PseudoLabels,pictures:pairs}}}}"
 )
 
 

@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
 import protoclip.evaluation.clustering as module
-from protoclip.evaluation import cluster_metrics
+from protoclip.evaluation import Clustering, Extracted, cluster_metrics
 from protoclip.prototypes import Clusters, kmeans
 
 
@@ -34,8 +36,27 @@ def test_length_does_not_matter() -> None:
 
 def test_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     _give(monkeypatch, torch.tensor([0, 0, 1, 2]))
-    # pairs: 1 together in both, 2 in the labels, 1 in the clusters, of 6: expected 2 * 1 / 6, (1 - 1/3) / (3/2 - 1/3)
-    assert cluster_metrics(torch.eye(4), torch.tensor([0, 0, 1, 1]))["ari"] == pytest.approx(4 / 7)
+    # ARI, of 6 pairs: 1 together in both, 2 in the labels, 1 in the clusters; by chance 1/3, at most
+    # 3/2: (1 - 1/3) / (3/2 - 1/3)
+    # AMI, in bits: entropies 1 and 1.5, mutual 1; by chance 1 where the cluster of two is of one class (1 in 3), else
+    # 1/2, so 2/3: (1 - 2/3) / (5/4 - 2/3)
+    metrics = cluster_metrics(torch.eye(4), torch.tensor([0, 0, 1, 1]))
+    assert metrics == pytest.approx({"ari": 4 / 7, "ami": 4 / 7})
+
+
+def test_by_hand_where_all_that_agrees_is_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    _give(monkeypatch, torch.tensor([0, 0, 1, 1]))
+    # the single of [0, 0, 0, 1] lies in one cluster or the other: no arrangement agrees more than another
+    metrics = cluster_metrics(torch.eye(4), torch.tensor([0, 0, 0, 1]))
+    assert metrics == pytest.approx({"ari": 0.0, "ami": 0.0}, abs=1e-12)
+
+
+def test_by_hand_worse_than_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    _give(monkeypatch, torch.tensor([0, 1, 0, 1]))
+    # ARI: none of 2 and 2 together in both, by chance 2/3: -2/3 / (2 - 2/3); AMI, in bits: mutual 0, by chance 1 for 2
+    # of the 6 arrangements, else 0, so 1/3: -1/3 / (1 - 1/3)
+    metrics = cluster_metrics(torch.eye(4), torch.tensor([0, 0, 1, 1]))
+    assert metrics == pytest.approx({"ari": -1 / 2, "ami": -1 / 2})
 
 
 def test_names_of_clusters_do_not_matter_and_chance_is_zero(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,6 +83,8 @@ def test_every_point_is_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
     metrics = cluster_metrics(features, labels)
     assert objectives == [pytest.approx(1.0, abs=0.02)]  # a sub-sample's sum would be a quarter of that over all points
     assert 0.3 < metrics["ari"] < 1
+    monkeypatch.setattr(module, "kmeans", partial(kmeans, max_points_per_cluster=256))
+    assert abs(cluster_metrics(features, labels)["ari"] - metrics["ari"]) > 1e-3
 
 
 def test_ari_where_int64_overflows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,3 +112,12 @@ def test_mistakes_are_named() -> None:
         cluster_metrics(torch.eye(3), torch.tensor([0, 1, 2]), num_clusters=4)
     with pytest.raises(ValueError, match="labels must be at least 0"):
         cluster_metrics(torch.eye(3), torch.tensor([0, -1, 2]))
+
+
+def test_the_task(sets: dict[str, Extracted]) -> None:
+    found = sets["objects"]
+    expected = cluster_metrics(found.image["features"], found.labels)
+    assert Clustering("objects")(sets) == expected
+    how = {"iterations": 1, "redo": 1, "seed": 3}
+    other = cluster_metrics(found.image["features"], found.labels, **how)
+    assert Clustering("objects", **how)(sets) == other != expected

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from protoclip.evaluation import knn_accuracy
+from protoclip.evaluation import KNN, Extracted, knn_accuracy
 
 
 def _case(train: int, test: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -83,3 +83,12 @@ def test_mistakes_are_named() -> None:
         knn_accuracy(one, labels, torch.eye(3), torch.tensor([0, 1, 0]), k=1)
     with pytest.raises(ValueError, match="test_labels has the shape"):
         knn_accuracy(one, labels, one, labels[:1], k=1)
+
+
+def test_the_task(sets: dict[str, Extracted]) -> None:
+    train, test = sets["train"], sets["objects"]
+    data = (train.image["features"], train.labels, test.image["features"], test.labels)
+    assert KNN("objects", "train")(sets) == {"top1": knn_accuracy(*data, k=20, temperature=0.07)}
+    other = knn_accuracy(*data, k=3, temperature=1.0)
+    assert KNN("objects", "train", k=3, temperature=1.0)(sets) == {"top1": other}
+    assert len({other, knn_accuracy(*data, k=20, temperature=1.0), knn_accuracy(*data, k=20)}) > 1

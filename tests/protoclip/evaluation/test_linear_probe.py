@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn import functional
 
-from protoclip.evaluation import linear_probe
+from protoclip.evaluation import Extracted, LinearProbe, linear_probe
 from protoclip.evaluation.linear_probe import SWEEP_GRID
 
 
@@ -162,9 +162,26 @@ def test_mistakes_are_named() -> None:
     for value in (0.0, -1.0, "Sweep"):
         with pytest.raises(ValueError, match="C must be a positive number or 'sweep'"):
             linear_probe(train, train_labels, test, test_labels, C=value)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"too few training samples per class .* C=0\.316"):
-        linear_probe(train[:4], train_labels[:4], test, test_labels)
+        with pytest.raises(ValueError, match="C must be a positive number or 'sweep'"):
+            LinearProbe("objects", "train", C=value)  # type: ignore[arg-type]
+    alone = torch.where(torch.arange(len(train)) == 5, 9, train_labels)
+    with pytest.raises(ValueError, match=r"^class 9 has one training sample, .* give a fixed C, such as C=0\.316$"):
+        linear_probe(train, alone, test, test_labels)
+    with pytest.raises(ValueError, match=r"^2 of 8 training samples for validation leave out .* C=0\.316$"):
+        linear_probe(train[:8], train_labels[:8], test, test_labels)
     with pytest.raises(ValueError, match="validation_fraction must lie between 0 and 1"):
         linear_probe(train, train_labels, test, test_labels, validation_fraction=1.0)
     with pytest.raises(ValueError, match="differ in dim"):
         linear_probe(train, train_labels, test[:, :3], test_labels)
+
+
+def test_the_task_is_on_the_raw_embedding(sets: dict[str, Extracted]) -> None:
+    train, test = sets["train"], sets["objects"]
+    data = (train.image["embedding"], train.labels, test.image["embedding"], test.labels)
+    for penalty in (0.316, 10.0):
+        assert LinearProbe("objects", "train", C=penalty)(sets) == linear_probe(*data, C=penalty)
+    swept = LinearProbe("objects", "train", max_iter=20)(sets)
+    assert swept == linear_probe(*data, max_iter=20)
+    assert swept["C"] not in {0.316, 10.0}
+    how: dict[str, Any] = {"validation_fraction": 0.5, "normalize": True, "standardize": True, "seed": 3}
+    assert LinearProbe("objects", "train", max_iter=20, **how)(sets) == linear_probe(*data, max_iter=20, **how) != swept

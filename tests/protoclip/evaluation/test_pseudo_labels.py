@@ -1,10 +1,12 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from protoclip.evaluation import cluster_purity, pseudo_label_quality
+from protoclip.evaluation import Extracted, PseudoLabels, cluster_purity, pseudo_label_quality
+from protoclip.prototypes import kmeans
 
 POINTS = torch.tensor([[0.0, 0.0], [0.0, 2.0], [10.0, 0.0], [10.0, 2.0]])
 LABELS = torch.tensor([0, 0, 5, 5])
@@ -73,3 +75,34 @@ def test_mistakes_are_named() -> None:
         pseudo_label_quality(POINTS, LABELS, true_labels=LABELS - 9)
     with pytest.raises(ValueError, match="sample must be at least 2"):
         pseudo_label_quality(POINTS, LABELS, sample=1)
+
+
+@pytest.mark.parametrize(("images_per_prototype", "clusters"), [(10, 4), (5, 8), (100, 2)])
+def test_the_task(sets: dict[str, Extracted], images_per_prototype: float, clusters: int) -> None:
+    found = sets["pairs"]
+    expected: dict[str, float] = {}
+    first = [found.owner.tolist().index(picture) for picture in range(40)]
+    for modality, features in {"image": found.image["prototype"], "text": found.text["prototype"][first]}.items():
+        labels = kmeans(features, clusters).labels
+        quality = pseudo_label_quality(features, labels, true_labels=found.labels)
+        expected |= {f"{modality}_{name}": value for name, value in quality.items()}
+    result = PseudoLabels("pairs", images_per_prototype=images_per_prototype)(sets)
+    assert result == expected
+    assert result["image_used_clusters"] <= clusters
+    assert {"image_purity", "text_nmi", "text_silhouette"} <= set(result)
+
+
+def test_the_task_without_classes_has_no_purity(sets: dict[str, Extracted]) -> None:
+    unknown = {"pairs": replace(sets["pairs"], labels=torch.full((40,), -1))}
+    result = PseudoLabels("pairs")(unknown)
+    assert "image_silhouette" in result
+    assert not any("purity" in name or "nmi" in name for name in result)
+
+
+def test_the_task_reads_the_head_that_it_names(sets: dict[str, Extracted]) -> None:
+    task = PseudoLabels("pairs", head="other")
+    assert not task.applies(sets)
+    found = sets["pairs"]
+    renamed = replace(found, image={"other": found.image["prototype"]}, text={"other": found.text["prototype"]})
+    assert task.applies({"pairs": renamed})
+    assert task({"pairs": renamed}) == PseudoLabels("pairs")(sets)

@@ -1,10 +1,20 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
+from clip_benchmark.metrics import zeroshot_retrieval
 from torch import Tensor
 from torch.nn import functional
 from torchmetrics.retrieval import RetrievalRecall
 
-from protoclip.evaluation import retrieval_metrics
+from protoclip.evaluation import (
+    Extracted,
+    Retrieval,
+    feature_std,
+    modality_gap,
+    retrieval_metrics,
+    self_similarity,
+)
 
 
 def _pairs(images: int, captions: int, noise: float, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -65,6 +75,21 @@ def test_against_loops_with_uneven_captions_in_any_order(chunk: int) -> None:
     assert 20 < metrics["mean_recall"] < 95
 
 
+def test_definitions_are_those_of_clip_benchmark() -> None:
+    images, texts, owner = _pairs(images=40, captions=3, noise=2.0)
+    kept = torch.arange(120) % 7 > 0  # two or three captions each
+    texts, owner = texts[kept], owner[kept]
+    captions = [(owner == image).nonzero()[:, 0].tolist() for image in range(40)]
+    loader = [(images[rows], [captions[row] for row in rows]) for rows in torch.arange(40).split(16)]  # type: ignore[no-untyped-call]
+    model = SimpleNamespace(encode_image=lambda batch: batch, encode_text=lambda tokens: texts[tokens])
+    theirs = zeroshot_retrieval.evaluate(model, loader, torch.tensor, "cpu", amp=False, recall_k_list=[1, 5, 10])
+    ours = retrieval_metrics(images, texts, owner)
+    for k in (1, 5, 10):
+        assert ours[f"text_to_image_R@{k}"] / 100 == pytest.approx(theirs[f"image_retrieval_recall@{k}"], abs=1e-6)
+        assert ours[f"image_to_text_R@{k}"] / 100 == pytest.approx(theirs[f"text_retrieval_recall@{k}"], abs=1e-6)
+    assert 20 < ours["mean_recall"] < 95
+
+
 def test_one_caption_each_is_symmetric() -> None:
     images, texts, owner = _pairs(images=40, captions=1, noise=1.0)
     forward, backward = retrieval_metrics(images, texts, owner), retrieval_metrics(texts, images, owner)
@@ -101,3 +126,33 @@ def test_mistakes_are_named() -> None:
         retrieval_metrics(torch.eye(2), torch.eye(2), torch.tensor([0]))
     with pytest.raises(ValueError, match="differ in dim"):
         retrieval_metrics(torch.eye(2), torch.eye(3), torch.tensor([0, 1, 0]))
+
+
+def test_retrieval_compares_all_captions_and_describes_the_first(sets: dict[str, Extracted]) -> None:
+    found = sets["pairs"]
+    images, texts = found.image["features"], found.text["features"]
+    first = texts[[found.owner.tolist().index(image) for image in range(40)]]
+    assert Retrieval("pairs")(sets) == {
+        **retrieval_metrics(images, texts, found.owner),
+        "modality_gap": modality_gap(images, first),
+        "image_self_similarity": self_similarity(images),
+        "text_self_similarity": self_similarity(first),
+        "image_feature_std": feature_std(images),
+        "text_feature_std": feature_std(first),
+    }
+    assert modality_gap(images, first) != modality_gap(images, texts[:40])
+
+
+def test_the_first_captions_of_each_picture_take_part(sets: dict[str, Extracted]) -> None:
+    found = sets["pairs"]
+    owners = found.owner.tolist()
+    rows = [row for row, owner in enumerate(owners) if owners[:row].count(owner) < 2]
+    assert found.owner[rows].bincount().tolist() == [1, 2, 2, 2] * 10  # a picture with fewer keeps what it has
+    expected = retrieval_metrics(found.image["features"], found.text["features"][rows], found.owner[rows])
+    result, everything = Retrieval("pairs", captions=2)(sets), Retrieval("pairs")(sets)
+    assert expected.items() <= result.items()
+    assert result["mean_recall"] != everything["mean_recall"]
+    assert {name: result[name] for name in result.keys() - expected} == {
+        name: everything[name] for name in result.keys() - expected
+    }
+    assert Retrieval("pairs", captions=9)(sets) == everything

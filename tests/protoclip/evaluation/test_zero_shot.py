@@ -1,10 +1,20 @@
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from clip_benchmark.metrics import zeroshot_classification
+from sklearn.metrics import balanced_accuracy_score
 from torch import Tensor
 
-from protoclip.evaluation import class_features, token_zero_shot_metrics, zero_shot_metrics
+from protoclip.evaluation import (
+    Extracted,
+    TokenZeroShot,
+    ZeroShot,
+    class_features,
+    token_zero_shot_metrics,
+    zero_shot_metrics,
+)
 from protoclip.evaluation.zero_shot import Direction
 
 
@@ -77,6 +87,35 @@ def test_a_collapsed_model_scores_chance() -> None:
     assert metrics == pytest.approx({"top1": 10.0, "top5": 50.0, "mean_per_class": 10.0})
 
 
+@pytest.mark.filterwarnings("ignore:y_pred contains classes")
+def test_classes_without_images_are_left_out_of_the_mean() -> None:
+    labels = torch.tensor([0, 0, 0, 2])
+    images = torch.eye(4)[torch.tensor([0, 0, 1, 2])]  # of class 0 two of three are right, of class 2 all
+    metrics = zero_shot_metrics(images, torch.eye(4), labels)
+    assert metrics["mean_per_class"] == pytest.approx(100 * (2 / 3 + 1) / 2)
+    assert metrics["mean_per_class"] == pytest.approx(100 * balanced_accuracy_score(labels, [0, 0, 1, 2]))
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes", "ignore:Conversion of an array")
+def test_definitions_are_those_of_clip_benchmark() -> None:
+    generator = torch.Generator().manual_seed(4)
+    prompts, labels = torch.randn(9, 3, 8, generator=generator), torch.randint(0, 8, (120,), generator=generator)
+    images = prompts.mean(dim=1)[labels] + torch.randn(120, 8, generator=generator)  # the ninth class has no image
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images, labels), batch_size=50)
+    loader.dataset.classes = range(9)  # type: ignore[attr-defined]
+    model = SimpleNamespace(encode_image=lambda batch: batch, encode_text=lambda tokens: tokens)
+
+    def tokenizer(texts: list[str]) -> Tensor:
+        return torch.stack([prompts[tuple(map(int, text.split()))] for text in texts])
+
+    names, templates = [str(name) for name in range(9)], [f"{{c}} {template}" for template in range(3)]
+    theirs = zeroshot_classification.evaluate(model, loader, tokenizer, names, templates, "cpu", amp=False)
+    ours = zero_shot_metrics(images, class_features(prompts), labels)
+    expected = {"top1": theirs["acc1"], "top5": theirs["acc5"], "mean_per_class": theirs["mean_per_class_recall"]}
+    assert {name: value / 100 for name, value in ours.items()} == pytest.approx(expected, abs=1e-6)
+    assert 30 < ours["top1"] < ours["top5"] < 100
+
+
 def test_fewer_than_five_classes() -> None:
     assert zero_shot_metrics(torch.eye(2), -torch.eye(2), torch.tensor([0, 1])) == {
         "top1": 0.0,
@@ -88,7 +127,7 @@ def test_fewer_than_five_classes() -> None:
 def test_mistakes_are_named() -> None:
     with pytest.raises(ValueError, match="image_features and class_features differ in dim"):
         zero_shot_metrics(torch.eye(2), torch.eye(3), torch.tensor([0, 1]))
-    with pytest.raises(ValueError, match="labels must be below 2"):
+    with pytest.raises(ValueError, match=r"labels must be below 2, .* both must come from one set"):
         zero_shot_metrics(torch.eye(2), torch.eye(2), torch.tensor([0, 2]))
     with pytest.raises(ValueError, match="labels has the shape"):
         zero_shot_metrics(torch.eye(2), torch.eye(2), torch.tensor([0]))
@@ -176,3 +215,22 @@ def test_mistakes_with_tokens_are_named(name: str, value: Tensor, mend: str) -> 
     with pytest.raises(ValueError, match=mend) as caught:
         token_zero_shot_metrics(**_tokens() | {name: value})
     assert "\n" not in str(caught.value)
+
+
+def test_the_task(sets: dict[str, Extracted]) -> None:
+    found = sets["objects"]
+    assert found.class_features is not None
+    expected = zero_shot_metrics(found.image["features"], found.class_features, found.labels)
+    assert ZeroShot("objects")(sets) == expected
+    assert 30 < expected["top1"] < 100
+
+
+@pytest.mark.parametrize("direction", ["image_to_text", "both"])
+def test_the_task_by_tokens(sets: dict[str, Extracted], direction: Direction) -> None:
+    found = sets["objects"]
+    task = TokenZeroShot("objects", head="words", direction=direction)
+    assert task.prompt_outputs == ("words", "token_mask")
+    tokens = (found.image["words"], found.prompts["words"], found.prompts["token_mask"])
+    expected = token_zero_shot_metrics(*tokens, found.labels, direction=direction)
+    assert task(sets) == expected
+    assert 30 < expected["top1"] < 100
