@@ -148,7 +148,10 @@ def _folders(wanted: Wanted, refuse: Callable[[str], None]) -> LabelledSource | 
         places = [wanted.folder / folder for folder in folders]
         if any(place.is_dir() for place in places):
             order = None if wanted.classnames else wanted.prompts.folders
-            return ClassFolders(places, folders=order, empty_classes=wanted.empty_classes, **wanted.words)
+            found = ClassFolders(places, folders=order, empty_classes=wanted.empty_classes, **wanted.words)
+            if wanted.words["classnames"] is None and all(name.isdecimal() for name in found.classnames):
+                raise ValueError(f"{places[0]}: its class folders are numbers: give their names as classnames")
+            return found
     return None
 
 

@@ -34,7 +34,11 @@ def test_pictures_and_labels_stay_in_order(folder: Path) -> None:
 
 
 def test_the_fingerprint_is_of_paths_sizes_labels_and_names(folder: Path) -> None:
-    seen = [files(folder).fingerprint, files(folder, (1, 0, 0)).fingerprint, files(folder, names=["a", "b"]).fingerprint]
+    seen = [
+        files(folder).fingerprint,
+        files(folder, (1, 0, 0)).fingerprint,
+        files(folder, names=["a", "b"]).fingerprint,
+    ]
     moved = folder.rename(folder.with_name("moved"))
     assert files(moved).fingerprint == seen[0]
     (moved / "c.png").write_bytes(b"other")
