@@ -50,7 +50,7 @@ def test_other_columns_and_another_folder(folder: Path) -> None:
     (folder / "tables").mkdir()
     file = folder / "tables" / "t.csv"
     file.write_text("file;kind\na.png;x\nb.png;y\n")
-    options = {"image_key": "file", "label_key": "kind", "separator": ";", "images_root": folder}
+    options: dict[str, Any] = {"image_key": "file", "label_key": "kind", "separator": ";", "images_root": folder}
     source = LabelledTable(file, templates=["{}", "a {}"], **options)
     assert (read(source), source.templates) == ((["x", "y"], [0, 1]), ["{}", "a {}"])
 
