@@ -53,15 +53,18 @@ class Evaluation(Callback):
         self._parts: dict[int, list[dict[str, Tensor]]] = defaultdict(list)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse tasks on picture sets that are not there, before hours of training.
+        """Leave out tasks on sets that are not on the disk, and refuse those on sets that nobody names.
 
         Raises:
             ValueError: with the option to change.
         """
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
-        for part, tasks in self.tasks.items():
-            for name, task in tasks.items():
-                if missing := set(task.needs) - set(getattr(datamodule, part)):
+        for part in self.tasks:
+            there = set(getattr(datamodule, part))
+            absent = set(datamodule.missing) - there
+            self.tasks[part] = {name: task for name, task in self.tasks[part].items() if not absent & {*task.needs}}
+            for name, task in self.tasks[part].items():
+                if missing := set(task.needs) - there:
                     raise ValueError(f"task {name} needs evaluation.{part}.pictures.{', '.join(sorted(missing))}")
 
     def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:

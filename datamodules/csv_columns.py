@@ -129,6 +129,6 @@ def check_columns(file: Path, columns: list[str], keys: Sequence[str]) -> None:
     for key in keys:
         if key not in columns:
             near = get_close_matches(key, columns, n=1)
-            mend = f"did you mean {near[0]!r}?" if near else "set image_key and caption_key"
+            mend = f"did you mean {near[0]!r}?" if near else "set image_key and caption_key (or label_key)"
             hint = " (one column only: is the separator right?)" if len(columns) == 1 else ""
             raise ValueError(f"{file} has no column {key!r}, only {', '.join(map(repr, columns))}{hint}: {mend}")

@@ -1,5 +1,6 @@
 """The LightningDataModule: episodes of training pairs, and the picture sets of validation and test."""
 
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from datamodules.datasets import BatchShare, EpisodeDataset, EvaluationDataset, 
 from datamodules.episodes import EpisodePlan, EpisodeSampler, local_batch_size
 from datamodules.faults import FaultCounter
 from datamodules.locations import cache_folder
+from datamodules.missing import MissingSet
 from datamodules.region_view import Regions
 from datamodules.sources import CURSOR_WIDTH, Corpus, FaultKind, PairSource, PairStream, Pictures, placed
 from datamodules.stream_loader import Batch, Pass, StreamLoader, StreamParts, Ties, check_lanes
@@ -23,6 +25,8 @@ from protoclip.distributed import gather
 from protoclip.module import ImageTextPretraining
 from protoclip.ranges import NonNegativeInt, PositiveInt, Share
 from protoclip.teachers import TeacherCache
+
+logger = logging.getLogger(__name__)
 
 Loader = DataLoader[dict[str, Tensor]]
 
@@ -52,6 +56,9 @@ class ImageTextDataModule(pl.LightningDataModule):
         keep_tokens: whether the ids of a manifest's captions are kept in the cache folder.
 
     All views are made until ``require`` says which are read.
+
+    Attributes:
+        missing: picture sets that are not on the disk, and so in neither ``validation`` nor ``test``: why, by name.
 
     Raises:
         ValueError: what does not fit together, such as the cache of another corpus.
@@ -90,8 +97,9 @@ class ImageTextDataModule(pl.LightningDataModule):
             cache.serve(placed(train))
         self.tokenize = tokenize
         self.batch_size = batch_size
-        self.validation = dict(validation or {})
-        self.test = dict(test or {})
+        self.missing: dict[str, str] = {}
+        self.validation = self._found(validation or {})
+        self.test = self._found(test or {})
         self.evaluation_batch_size = evaluation_batch_size
         self.num_workers = num_workers
         self.prefetch = prefetch
@@ -111,6 +119,15 @@ class ImageTextDataModule(pl.LightningDataModule):
         self._to_extract = self.plan.size
         self._begins: dict[int, Tensor] = {}  # where the lanes of the current block begin, and of the next one
         self._ties: Ties | None = None
+
+    def _found(self, sets: Mapping[str, Pictures]) -> dict[str, Pictures]:
+        """The sets that are there; of the others it is told once what to put where."""
+        missing = {name: pictures.reason for name, pictures in sets.items() if isinstance(pictures, MissingSet)}
+        for name in dict.fromkeys(pictures.name for pictures in sets.values() if isinstance(pictures, MissingSet)):
+            parts = [part for part, found in sets.items() if isinstance(found, MissingSet) and found.name == name]
+            logger.warning("missing and left out: %s: %s", ", ".join(parts), missing[parts[0]])
+        self.missing |= missing
+        return {name: pictures for name, pictures in sets.items() if name not in missing}
 
     @property
     def train(self) -> PairSource:

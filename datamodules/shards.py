@@ -18,6 +18,7 @@ from torch import Tensor
 from datamodules.fault_tally import SHARD_FAULTS, one_line
 from datamodules.manifests import read_classnames
 from datamodules.pictures import decode_picture
+from datamodules.prompts import checked_templates
 from datamodules.shard_index import ShardIndex
 from datamodules.sources import Fault, FaultKind, LabelledSource, PairSource, Pictures, UnreadableSample
 
@@ -150,9 +151,7 @@ class ShardLabelled(_ShardPictures, LabelledSource):
         limit: int | None = None,
     ) -> None:
         self.classnames = read_classnames(classnames)
-        self.templates = list(templates)
-        if not self.templates or any(template.count("{}") != 1 for template in self.templates):
-            raise ValueError(f"templates={self.templates}: give prompts with one {{}} each, as 'a photo of a {{}}.'")
+        self.templates = checked_templates(templates)
         if limit is not None and limit < 1:
             raise ValueError(f"limit={limit}: keep at least 1 sample of each class, or leave it out")
         index = ShardIndex(shards, cache_dir=cache_dir)

@@ -65,19 +65,36 @@ def read_rows(file: Path, keys: Sequence[str], separator: str | None, *, quick: 
         IrregularTable: it cannot be read quickly.
         ValueError: the file is damaged or empty, or has no such column, or a cell that is no text.
     """
-    suffix = file.suffix.lower()
-    if suffix not in {*_SEPARATORS, ".jsonl", ".parquet"}:
-        raise ValueError(f"{file}: a manifest is .csv, .tsv, .jsonl or .parquet")
-    if suffix in _SEPARATORS:
-        batches = csv_columns(file, keys, _SEPARATORS[suffix] if separator is None else separator, quick=quick)
-    elif separator is not None:
-        raise ValueError(f"{file}: separator is for .csv and .tsv, leave it out")
-    else:
-        batches = _jsonl(file, keys) if suffix == ".jsonl" else _parquet(file, keys)
+    batches = read_columns(file, keys, separator, quick=quick)
     first = 1
     for columns in batches:
         yield _rows(f"{file}: row", first, columns)
         first += len(columns[0])
+
+
+def read_columns(
+    file: Path, keys: Sequence[str], separator: str | None, *, quick: bool = False
+) -> Iterator[list[pa.Array | list[Any]]]:
+    """Some columns of a table, a batch of rows after the other: as Arrow's arrays where that is quick, else as lists.
+
+    Args:
+        file: ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet``.
+        keys: Columns.
+        separator: Of a CSV or TSV, where it is not what the file's name says.
+        quick: Read a CSV by Arrow.
+
+    Raises:
+        IrregularTable: it cannot be read quickly.
+        ValueError: the file is damaged or empty, or has no such column.
+    """
+    suffix = file.suffix.lower()
+    if suffix not in {*_SEPARATORS, ".jsonl", ".parquet"}:
+        raise ValueError(f"{file}: a manifest is .csv, .tsv, .jsonl or .parquet")
+    if suffix in _SEPARATORS:
+        return csv_columns(file, keys, _SEPARATORS[suffix] if separator is None else separator, quick=quick)
+    if separator is not None:
+        raise ValueError(f"{file}: separator is for .csv and .tsv, leave it out")
+    return _jsonl(file, keys) if suffix == ".jsonl" else _parquet(file, keys)
 
 
 def _rows(place: str, first: int, columns: Sequence[pa.Array | list[Any]]) -> Rows:

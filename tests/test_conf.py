@@ -32,8 +32,8 @@ from tests.corpora import CAPTIONS, write_corpora
 from tests.teachers import fill_caches
 
 CONF = Path(__file__).parent.parent / "conf"
-PARTS = {"teacher_parts", "term_parts"}
-"""Folders of what others are made of."""
+PARTS = {"teacher_parts", "term_parts", "set"}
+"""Folders of what others are made of; tests/test_sets.py has the sets."""
 YAMLS = [path for path in CONF.rglob("*.yaml") if path.parent.name not in PARTS]
 NAMES = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in YAMLS)
 TASKS = [name for name in NAMES if name.startswith("task/")]
@@ -172,7 +172,7 @@ def test_every_yaml_composes_and_instantiates(
     evaluation = next(callback for callback in trainer.callbacks if isinstance(callback, Evaluation))  # type: ignore[attr-defined]
     for part, sets in (("validation", datamodule.validation), ("test", datamodule.test)):
         assert list(evaluation.tasks[part]) == list(config.evaluation[part].tasks)
-        assert all(set(task.needs) <= set(sets) for task in evaluation.tasks[part].values())
+        assert all({*task.needs} <= {*sets, *datamodule.missing} for task in evaluation.tasks[part].values())
 
 
 def test_ddp_waits_for_the_process_that_clusters(compose_tiny: Compose) -> None:

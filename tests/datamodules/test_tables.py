@@ -4,7 +4,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from datamodules.tables import read_rows
+from datamodules.tables import read_columns, read_rows
 
 KEYS = ("f", "t")
 
@@ -36,3 +36,12 @@ def test_a_cell_that_is_no_text_is_told_with_its_row(tmp_path: Path, monkeypatch
     path.write_text("\n".join(lines))
     with pytest.raises(ValueError, match=rf"row {row}: a caption is a text or a list of texts, found 7$"):
         list(read_rows(path, KEYS, None))
+
+
+def test_columns_of_any_type(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("f,n\na,1\nb,2\n")
+    (tmp_path / "m.jsonl").write_text('{"f": "a", "n": 1}\n{"f": "b"}\n')
+    assert [*read_columns(tmp_path / "m.csv", ("n", "f"), None)] == [[["1", "2"], ["a", "b"]]]
+    assert [*read_columns(tmp_path / "m.jsonl", ("f", "n"), None)] == [[["a", "b"], [1, None]]]
+    with pytest.raises(ValueError, match=r"m\.jsonl: separator is for \.csv and \.tsv"):
+        read_columns(tmp_path / "m.jsonl", ("f",), ";")
