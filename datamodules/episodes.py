@@ -117,7 +117,8 @@ class EpisodePlan:
             starts[number] + self._part(block, part, count, number)
             for number, (part, count) in enumerate(zip(sizes, self.counts, strict=True))
         ]
-        return np.concatenate(parts)[self._generator("mix", block).permutation(self.size)]
+        mixed: np.ndarray = np.concatenate(parts)[self._generator("mix", block).permutation(self.size)]
+        return mixed
 
     def _part(self, block: int, corpus_size: int, size: int, *part: int) -> np.ndarray:
         """Places in a part of the corpus, or in all of it, that a block has."""
