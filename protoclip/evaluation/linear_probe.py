@@ -99,6 +99,7 @@ def _fit(x: Array, y: Array, inverse_penalty: float, max_iter: int, standardize:
     threads = 1 if x.size * len(np.unique(y)) < ONE_THREAD else None
     with warnings.catch_warnings(), threadpool_limits(threads, user_api="blas"):
         warnings.simplefilter("ignore", ConvergenceWarning)  # the large values of a sweep seldom converge, nor need to
+        warnings.filterwarnings("ignore", "The number of unique classes")  # of one or two shots, or of many classes
         return pipeline.fit(x, y)
 
 
