@@ -18,7 +18,7 @@ from datamodules.sources import CURSOR_WIDTH, Corpus, FaultKind, PairSource, Pai
 from datamodules.stream_loader import Batch, Pass, StreamLoader, StreamParts, Ties, check_lanes
 from datamodules.text_views import TextView
 from datamodules.token_cache import TokenCache
-from datamodules.views import MEAN, STD, PictureTransform, evaluation_transform
+from datamodules.views import MEAN, STD, Interpolation, PictureTransform, ResizeMode, evaluation_transform
 from protoclip.distributed import gather
 from protoclip.module import ImageTextPretraining
 from protoclip.ranges import NonNegativeInt, PositiveInt, Share
@@ -40,6 +40,8 @@ class ImageTextDataModule(pl.LightningDataModule):
         image_size: side of the towers' input.
         mean: normalisation of the channels.
         std: normalisation of the channels.
+        interpolation: of the pictures of validation and test.
+        resize_mode: likewise, see ``evaluation_transform``.
         validation: picture sets by name, looked at during fit.
         test: picture sets by name, looked at afterwards.
         evaluation_batch_size: pictures of a batch without gradient.
@@ -69,6 +71,8 @@ class ImageTextDataModule(pl.LightningDataModule):
         image_size: PositiveInt,
         mean: Sequence[float] = MEAN,
         std: Sequence[float] = STD,
+        interpolation: Interpolation = "bicubic",
+        resize_mode: ResizeMode = "shortest",
         validation: Mapping[str, Pictures] | None = None,
         test: Mapping[str, Pictures] | None = None,
         evaluation_batch_size: PositiveInt = 256,
@@ -95,7 +99,9 @@ class ImageTextDataModule(pl.LightningDataModule):
         self.evaluation_batch_size = evaluation_batch_size
         self.num_workers = num_workers
         self.prefetch = prefetch
-        self.evaluation_transform = evaluation_transform(image_size, mean=mean, std=std)
+        pixels: dict[str, Any] = {"mean": mean, "std": std, "interpolation": interpolation, "resize_mode": resize_mode}
+        self.evaluation_transform = evaluation_transform(image_size, **pixels)
+        self._pixels = {"image_size": image_size, **pixels}
         self.dataset = EpisodeDataset(
             train,
             image_views={name: build(image_size, mean=mean, std=std) for name, build in image_views.items()},
