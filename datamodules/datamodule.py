@@ -53,6 +53,9 @@ class ImageTextDataModule(pl.LightningDataModule):
         region_views: what makes each view of a picture's regions.
         keep_tokens: whether the ids of a manifest's captions are kept in the cache folder.
 
+    Attributes:
+        done: what tells the numbers of a test set's batches that nobody needs anew; none, until it is set.
+
     All views are made until ``require`` says which are read.
 
     Raises:
@@ -112,6 +115,7 @@ class ImageTextDataModule(pl.LightningDataModule):
             teachers=self.teachers,
             tokens=_token_cache(train, tokenize) if keep_tokens else None,
         )
+        self.done: Callable[[str], Collection[int]] = nothing
         self._faults = FaultCounter(train, max_faults)
         self._next_episode = 0
         self._to_extract = self.plan.size
@@ -209,18 +213,21 @@ class ImageTextDataModule(pl.LightningDataModule):
         return [self.evaluation_dataloader(pictures) for pictures in self.validation.values()]
 
     def test_dataloader(self) -> list[Loader]:
-        """One loader per picture set of the test, in order."""
-        return [self.evaluation_dataloader(pictures) for pictures in self.test.values()]
+        """One loader per picture set of the test, in order, without the batches that are ``done``."""
+        return [self.evaluation_dataloader(pictures, self.done(name)) for name, pictures in self.test.items()]
 
-    def predict_dataloader(self) -> list[Loader]:
-        """The loaders of the test."""
-        return self.test_dataloader()
-
-    def evaluation_dataloader(self, pictures: Pictures) -> Loader:
-        """This process' batches of a set, with captions or labels."""
+    def evaluation_dataloader(self, pictures: Pictures, done: Collection[int] = frozenset()) -> Loader:
+        """This process' batches of a set, with captions or labels, but for those of these numbers."""
         dataset = EvaluationDataset(pictures, transform=self.evaluation_transform, tokenize=self.tokenize)
-        share = BatchShare(len(dataset), self.evaluation_batch_size, *self._place)
+        share = BatchShare(len(dataset), self.evaluation_batch_size, *self._place, done=done)
         return self._loader(dataset, batch_sampler=share, collate_fn=collate_evaluation)
+
+    @property
+    def evaluation_inputs(self) -> dict[str, Any]:
+        """What pixels and ids of validation and test depend on, beside the pictures and captions."""
+        tokenizer = self.tokenize
+        named = {name: getattr(tokenizer, name, None) for name in ("context_length", "hf_name", "options")}
+        return {"pixels": self._pixels, "ids": {**named, "identity": getattr(tokenizer, "identity", None)}}
 
     @property
     def _place(self) -> tuple[int, int]:
@@ -325,6 +332,11 @@ class ImageTextDataModule(pl.LightningDataModule):
         if self.stream is not None:
             self._begins = dict(state_dict["begins"])
             self._ties = Ties(**state_dict["ties"]) if "ties" in state_dict else None
+
+
+def nothing(name: str) -> Collection[int]:
+    """No batch of a set is done."""
+    return ()
 
 
 def _token_cache(corpus: Corpus, tokenize: Any) -> TokenCache | None:

@@ -32,7 +32,7 @@ def write_arrays(folder: Path, arrays: Mapping[str, tuple[int, Iterable[Array]]]
             for part in parts:
                 if not written:
                     shape, dtype = (rows, *part.shape[1:]), part.dtype
-                    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+                    header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
                     np.lib.format.write_array_header_1_0(whole, header)
                 assert (part.dtype, part.shape[1:]) == (dtype, shape[1:]), f"{name}: parts of several kinds"
                 whole.write(np.ascontiguousarray(part).data)

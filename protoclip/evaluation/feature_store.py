@@ -12,7 +12,7 @@ process makes the other batches, and the bytes of the result are the same.
 import json
 import shutil
 import zlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -70,7 +70,7 @@ class FeatureStore:
     batch_size: int
 
     def begin(self) -> list[int]:
-        """Numbers of the batches that are on the disk, all of a set that is whole; what is of other features is removed.
+        """Numbers of the batches that are on the disk; what is of other features is removed.
 
         Raises:
             ValueError: what there is is damaged.
@@ -96,7 +96,7 @@ class FeatureStore:
         """
         file = self.folder / PARTS / str(process) / f"{int(batch['index'][0]) // self.batch_size}.npz"
         file.parent.mkdir(exist_ok=True)
-        kept = {name.replace("/", "_"): value for name, value in batch.items()}
+        kept: dict[str, Any] = {name.replace("/", "_"): value for name, value in batch.items()}
         for tower in ("image", "text"):
             if f"{tower}_embedding" in kept:
                 del kept[f"{tower}_features"]
@@ -119,7 +119,7 @@ class FeatureStore:
         arrays = {
             {"label": "labels"}.get(name, name): (
                 captions if name == "owner" or name.startswith("text_") else self.size,
-                (self._read(file, name)[name] for file in files),
+                self._column(files, name),
             )
             for name in sorted(names)
         }
@@ -137,13 +137,15 @@ class FeatureStore:
         read_arrays(self.folder / PROMPTS, check=True)
         return True
 
-    def write_prompts(self, identity: Identity, class_features: Tensor, prompts: Mapping[str, Tensor]) -> None:
-        """Keep class features and outputs of the prompts; the hash of the prompts is the identity's ``prompts``."""
+    def write_prompts(
+        self, identity: Identity, outputs: Collection[str], class_features: Tensor, prompts: Mapping[str, Tensor]
+    ) -> None:
+        """Keep what ``has_prompts`` looks for; ``prompts`` of the identity is the hash of the prompts."""
         shutil.rmtree(self.folder / PROMPTS, ignore_errors=True)
         (self.folder / PROMPTS).mkdir()
         named = {"class_features": class_features, **{f"prompts_{name}": value for name, value in prompts.items()}}
         arrays = {name: (len(value), [value.numpy()]) for name, value in named.items()}
-        write_arrays(self.folder / PROMPTS, arrays, {"identity": _plain(identity), "outputs": sorted(prompts)})
+        write_arrays(self.folder / PROMPTS, arrays, {"identity": _plain(identity), "outputs": sorted(outputs)})
 
     @property
     def _described(self) -> dict[str, Any]:
@@ -157,6 +159,9 @@ class FeatureStore:
     @property
     def _parts(self) -> dict[int, Path]:
         return {int(file.stem): file for file in (self.folder / PARTS).glob("*/*.npz")}
+
+    def _column(self, files: Iterable[Path], name: str) -> Iterator[Array]:
+        return (self._read(file, name)[name] for file in files)
 
     def _read(self, file: Path, *names: str) -> dict[str, Array]:
         """Arrays of a batch, all where none is named."""
@@ -178,15 +183,13 @@ def read_features(folder: Path, *, check: bool = False) -> Extracted:
         ValueError: something is missing or damaged.
     """
     arrays = {name: torch.from_numpy(array) for name, array in read_arrays(folder, check=check).items()}
-    captions = {"owner": arrays["owner"]} if "owner" in arrays else {}
-    found = Extracted(
+    return Extracted(
         image=StoredOutputs(_named(arrays, "image_")),
         labels=arrays["labels"],
         text=StoredOutputs(_named(arrays, "text_")),
-        **captions,
+        owner=arrays.get("owner", torch.empty(0, dtype=torch.int64)),
         **_read_prompts(folder / PROMPTS, check=check),
     )
-    return found
 
 
 def _read_prompts(folder: Path, *, check: bool) -> dict[str, Any]:
