@@ -83,8 +83,8 @@ class Evaluation(Callback):
                     raise ValueError(f"task {name} needs evaluation.{part}.pictures.{', '.join(sorted(unknown))}")
         self._stores, self._model = {}, None
         whole = isinstance(trainer.limit_test_batches, float) and trainer.limit_test_batches == 1
-        if stage == "test" and self.folder is not None and whole:
-            datamodule.done = partial(self._begin, trainer)
+        stores = stage == "test" and self.folder is not None and whole
+        datamodule.done = partial(self._begin, trainer) if stores else nothing
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leave the datamodule as it was."""
