@@ -1,13 +1,17 @@
 """Runs evaluation tasks during fit and in test, on one extraction pass per picture set.
 
-Of several processes each extracts some of the batches; rank 0 scores them all, and its metrics are everyone's.
+Of several processes each extracts some of the batches; rank 0 scores them all, and its metrics are everyone's. In test
+the features go to the disk, batch by batch, and what is there already is not extracted again (see
+``protoclip.evaluation.feature_store``).
 """
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,14 +19,15 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from datamodules.datamodule import ImageTextDataModule
+from datamodules.datamodule import ImageTextDataModule, nothing
 from datamodules.sources import Pictures
-from protoclip.distributed import gather, on_rank_zero
+from protoclip.distributed import gather, on_rank_zero, rank
 from protoclip.evaluation import Extracted, Task, class_features
+from protoclip.evaluation.feature_store import FeatureStore, model_identity, read_features
 from protoclip.module import ImageTextPretraining
 
 LEFT_OUT = ("pooled", "token_mask")
-"""Outputs that no task looks at; tokens, which would fill the memory, are kept where a task asks for them."""
+"""Outputs that are kept where a task asks for them, like tokens, which would fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -40,20 +45,33 @@ class Evaluation(Callback):
     Args:
         validation: tasks by name that run during fit; their metrics are logged as ``validation/<task>/<metric>``.
         test: tasks by name that run in test.
+        folder: of the features of the test, a folder for each set; None keeps them in memory.
 
     Attributes:
         results: of the last test, by task; a task that the model has no features for is left out.
         extracted: features of the last pass, by picture set, on rank 0 alone.
+        scores: whether the test's tasks run; without, its features are extracted alone.
     """
 
-    def __init__(self, validation: Mapping[str, Task] | None = None, test: Mapping[str, Task] | None = None) -> None:
+    def __init__(
+        self,
+        validation: Mapping[str, Task] | None = None,
+        test: Mapping[str, Task] | None = None,
+        folder: str | None = None,
+    ) -> None:
         self.tasks = {"validation": dict(validation or {}), "test": dict(test or {})}
+        self.folder = folder
         self.results: dict[str, TaskResult] = {}
         self.extracted: dict[str, Extracted] = {}
+        self.scores = True
         self._parts: dict[int, list[dict[str, Tensor]]] = defaultdict(list)
+        self._stores: dict[str, FeatureStore] = {}
+        self._model: str | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leave out tasks on sets that are not on the disk, and refuse those on sets that nobody names.
+
+        In test what is stored is not asked for again.
 
         Raises:
             ValueError: with the option to change.
@@ -66,6 +84,14 @@ class Evaluation(Callback):
             for name, task in self.tasks[part].items():
                 if missing := set(task.needs) - there:
                     raise ValueError(f"task {name} needs evaluation.{part}.pictures.{', '.join(sorted(missing))}")
+        self._stores, self._model = {}, None
+        whole = isinstance(trainer.limit_test_batches, float) and trainer.limit_test_batches == 1
+        stores = stage == "test" and self.folder is not None and whole
+        datamodule.done = partial(self._begin, trainer) if stores else nothing
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Leave the datamodule as it was."""
+        trainer.datamodule.done = nothing  # type: ignore[attr-defined]
 
     def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """Keep a batch's features."""
@@ -83,6 +109,24 @@ class Evaluation(Callback):
         """Score the test sets."""
         self.results = self._score("test", pl_module)
 
+    def _begin(self, trainer: pl.Trainer, name: str) -> list[int]:
+        """The batches of a test set that are stored: asked for when the weights are loaded, and no loader is made."""
+        module, datamodule = trainer.lightning_module, trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(module, ImageTextPretraining)
+        assert self.folder is not None
+        self._model = self._model or on_rank_zero(lambda: model_identity(module.towers, module.heads))
+        identity = {"model": self._model, "precision": str(trainer.precision), **datamodule.evaluation_inputs}
+        pictures, size = datamodule.test[name], datamodule.evaluation_batch_size
+        store = FeatureStore(
+            Path(self.folder) / name,
+            {**identity, "set": pictures.fingerprint},
+            {task.output for task in self._tasks_on("test", name)},
+            len(pictures),
+            size,
+        )
+        self._stores[name] = store
+        return on_rank_zero(store.begin)
+
     def _collect(
         self,
         stage: str,
@@ -99,9 +143,12 @@ class Evaluation(Callback):
         asked = {task.output for task in self._tasks_on(stage, pictures)}
         part = {name: batch[name].cpu() for name in ("index", "label", "owner") if name in batch}
         for tower, values in outputs.items():
-            kept = {name: value for name, value in values.items() if name not in LEFT_OUT}
-            part |= {f"{tower}/{name}": value.cpu() for name, value in kept.items() if value.ndim < 3 or name in asked}
-        self._parts[dataloader_idx].append(part)
+            kept = {name for name, value in values.items() if name not in LEFT_OUT and value.ndim < 3} | asked
+            part |= {f"{tower}/{name}": value.cpu() for name, value in values.items() if name in kept}
+        if stage == "test" and self._stores:
+            self._stores[pictures].write({name: value.numpy() for name, value in part.items()}, rank())
+        else:
+            self._parts[dataloader_idx].append(part)
 
     def _score(self, stage: str, module: pl.LightningModule) -> dict[str, TaskResult]:
         assert isinstance(module, ImageTextPretraining)
@@ -110,17 +157,20 @@ class Evaluation(Callback):
         sets: Mapping[str, Pictures] = getattr(datamodule, stage)
         gathered = [gather(self._parts[place]) for place in range(len(sets))]
         self._parts.clear()
-        asked = {name: {key for task in self._tasks_on(stage, name) for key in task.prompt_outputs} for name in sets}
+        module.trainer.strategy.barrier("features")  # all batches are stored
+        prompts = Prompts(module, datamodule)
 
         def score() -> dict[str, TaskResult]:
             self.extracted = {
-                name: _join(chain.from_iterable(shares), _prompts(module, datamodule, pictures, asked[name]))
+                name: self._finish(name, pictures, prompts)
+                if stage == "test" and self._stores
+                else _join(chain.from_iterable(shares), prompts(pictures, self._prompt_outputs(stage, name)))
                 for (name, pictures), shares in zip(sets.items(), gathered, strict=True)
             }
             return {
                 name: TaskResult(task(self.extracted), _counts(task, self.extracted), self._prompts_hash(task))
                 for name, task in self.tasks[stage].items()
-                if task.applies(self.extracted)
+                if self.scores and {*task.needs} <= sets.keys() and task.applies(self.extracted)
             }
 
         results = on_rank_zero(score)
@@ -128,8 +178,23 @@ class Evaluation(Callback):
             module.log_dict({f"{stage}/{name}/{metric}": value for metric, value in result.metrics.items()})
         return results
 
+    def _finish(self, name: str, pictures: Pictures, prompts: "Prompts") -> Extracted:
+        """The features of a test set whose batches are all stored."""
+        store = self._stores[name]
+        store.finish()
+        outputs = self._prompt_outputs("test", name)
+        if digest := prompts.digest(pictures):
+            identity = {key: value for key, value in store.identity.items() if key != "set"} | {"prompts": digest}
+            if not store.has_prompts(identity, outputs):
+                found = prompts(pictures, outputs)
+                store.write_prompts(identity, outputs, found["class_features"], found["prompts"])
+        return read_features(store.folder)
+
     def _tasks_on(self, stage: str, pictures: str) -> list[Task]:
         return [task for task in self.tasks[stage].values() if pictures in task.needs]
+
+    def _prompt_outputs(self, stage: str, pictures: str) -> frozenset[str]:
+        return frozenset(key for task in self._tasks_on(stage, pictures) for key in task.prompt_outputs)
 
     def _prompts_hash(self, task: Task) -> str | None:
         return self.extracted[task.pictures].prompts_hash
@@ -147,29 +212,55 @@ def _join(batches: Iterable[dict[str, Tensor]], prompts: Mapping[str, Any]) -> E
     )
 
 
-@torch.no_grad()
-def _prompts(
-    module: ImageTextPretraining, datamodule: ImageTextDataModule, pictures: Pictures, outputs: Collection[str]
-) -> dict[str, Any]:
-    """What ``Extracted`` says of a labelled set's prompts, with the outputs that tasks ask for."""
+class Prompts:
+    """Encodes the prompts of labelled sets, those of several sets once.
+
+    Args:
+        module: whose text tower does it.
+        datamodule: that has the tokenizer.
+    """
+
+    def __init__(self, module: ImageTextPretraining, datamodule: ImageTextDataModule) -> None:
+        self.module = module
+        self.datamodule = datamodule
+        self._encoded: dict[tuple[str, frozenset[str]], dict[str, Any]] = {}
+
+    def digest(self, pictures: Pictures) -> str | None:
+        """Hash of a set's prompts, None where it has none."""
+        prompts = _prompts(pictures)
+        return sha256("\n".join(prompts).encode()).hexdigest()[:16] if prompts else None
+
+    @torch.no_grad()
+    def __call__(self, pictures: Pictures, outputs: frozenset[str]) -> dict[str, Any]:
+        """What ``Extracted`` says of a set's prompts, with the outputs that tasks ask for; nothing without prompts."""
+        digest = self.digest(pictures)
+        if digest is None:
+            return {}
+        if (digest, outputs) not in self._encoded:
+            shape = (len(pictures.classnames), len(pictures.templates))  # type: ignore[attr-defined]
+            found = self._encode(_prompts(pictures), {"features", *outputs})
+            found = {name: value.reshape(*shape, *value.shape[1:]) for name, value in found.items()}
+            self._encoded[digest, outputs] = {
+                "class_features": class_features(found["features"]),
+                "prompts": {name: value for name, value in found.items() if name in outputs},
+                "prompts_hash": digest,
+            }
+        return self._encoded[digest, outputs]
+
+    def _encode(self, prompts: list[str], outputs: Collection[str]) -> dict[str, Tensor]:
+        columns: dict[str, list[Tensor]] = defaultdict(list)
+        for ids in torch.split(self.datamodule.tokenize(prompts), self.datamodule.evaluation_batch_size):
+            with self.module.trainer.precision_plugin.forward_context():
+                encoded = self.module.encode_captions(ids.to(self.module.device))
+            for name in encoded.keys() & outputs:
+                value = encoded[name]
+                columns[name].append((value.float() if value.is_floating_point() else value).cpu())
+        return {name: torch.cat(parts) for name, parts in columns.items()}
+
+
+def _prompts(pictures: Pictures) -> list[str]:
     names, templates = getattr(pictures, "classnames", None), getattr(pictures, "templates", None)
-    if not names or not templates:
-        return {}
-    prompts = [template.format(name) for name in names for template in templates]
-    columns: dict[str, list[Tensor]] = defaultdict(list)
-    for ids in torch.split(datamodule.tokenize(prompts), datamodule.evaluation_batch_size):
-        with module.trainer.precision_plugin.forward_context():
-            encoded = module.encode("text", ids.to(module.device))
-        for name in encoded.keys() & {"features", *outputs}:
-            value = encoded[name]
-            columns[name].append((value.float() if value.is_floating_point() else value).cpu())
-    shape = (len(names), len(templates))
-    found = {name: torch.cat(parts).reshape(*shape, *parts[0].shape[1:]) for name, parts in columns.items()}
-    return {
-        "class_features": class_features(found["features"]),
-        "prompts": {name: value for name, value in found.items() if name in outputs},
-        "prompts_hash": sha256("\n".join(prompts).encode()).hexdigest()[:16],
-    }
+    return [template.format(name) for name in names or () for template in templates or ()]
 
 
 def _counts(task: Task, sets: Mapping[str, Extracted]) -> dict[str, int]:

@@ -35,6 +35,21 @@ class EpisodeProgress(TQDMProgressBar):
         bar.set_description(self._title("training"), refresh=False)
         bar.reset(self.total_train_batches)
 
+    def on_test_batch_start(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Name the set, at its first batch."""
+        if self.has_dataloader_changed(dataloader_idx):
+            name = [*trainer.datamodule.test][dataloader_idx]  # type: ignore[attr-defined]
+            bar = self.test_progress_bar
+            bar.set_description(f"extracting {name}" if batch else f"{name} is extracted", refresh=False)
+            bar.reset(self.total_test_batches_current_dataloader)
+
     def phase_changed(self, name: str | None, total: int | None) -> None:
         """Open a bar for a phase of the refresh; training and validation have Lightning's."""
         if self._phase_bar is not None:

@@ -20,7 +20,7 @@ from datamodules.sources import CURSOR_WIDTH, Corpus, FaultKind, PairSource, Pai
 from datamodules.stream_loader import Batch, Pass, StreamLoader, StreamParts, Ties, check_lanes
 from datamodules.text_views import TextView
 from datamodules.token_cache import TokenCache
-from datamodules.views import MEAN, STD, PictureTransform, evaluation_transform
+from datamodules.views import MEAN, STD, Interpolation, PictureTransform, ResizeMode, evaluation_transform
 from protoclip.distributed import gather
 from protoclip.module import ImageTextPretraining
 from protoclip.ranges import NonNegativeInt, PositiveInt, Share
@@ -44,6 +44,8 @@ class ImageTextDataModule(pl.LightningDataModule):
         image_size: side of the towers' input.
         mean: normalisation of the channels.
         std: normalisation of the channels.
+        interpolation: of the pictures of validation and test.
+        resize_mode: likewise, see ``evaluation_transform``.
         validation: picture sets by name, looked at during fit.
         test: picture sets by name, looked at afterwards.
         evaluation_batch_size: pictures of a batch without gradient.
@@ -54,6 +56,9 @@ class ImageTextDataModule(pl.LightningDataModule):
         teachers: caches of external teachers' features by name.
         region_views: what makes each view of a picture's regions.
         keep_tokens: whether the ids of a manifest's captions are kept in the cache folder.
+
+    Attributes:
+        done: what tells the numbers of a test set's batches that nobody needs anew; none, until it is set.
 
     All views are made until ``require`` says which are read.
 
@@ -76,6 +81,8 @@ class ImageTextDataModule(pl.LightningDataModule):
         image_size: PositiveInt,
         mean: Sequence[float] = MEAN,
         std: Sequence[float] = STD,
+        interpolation: Interpolation = "bicubic",
+        resize_mode: ResizeMode = "shortest",
         validation: Mapping[str, Pictures] | None = None,
         test: Mapping[str, Pictures] | None = None,
         evaluation_batch_size: PositiveInt = 256,
@@ -103,7 +110,9 @@ class ImageTextDataModule(pl.LightningDataModule):
         self.evaluation_batch_size = evaluation_batch_size
         self.num_workers = num_workers
         self.prefetch = prefetch
-        self.evaluation_transform = evaluation_transform(image_size, mean=mean, std=std)
+        pixels: dict[str, Any] = {"mean": mean, "std": std, "interpolation": interpolation, "resize_mode": resize_mode}
+        self.evaluation_transform = evaluation_transform(image_size, **pixels)
+        self._pixels = {"image_size": image_size, **pixels}
         self.dataset = EpisodeDataset(
             train,
             image_views={name: build(image_size, mean=mean, std=std) for name, build in image_views.items()},
@@ -114,6 +123,7 @@ class ImageTextDataModule(pl.LightningDataModule):
             teachers=self.teachers,
             tokens=_token_cache(train, tokenize) if keep_tokens else None,
         )
+        self.done: Callable[[str], Collection[int]] = nothing
         self._faults = FaultCounter(train, max_faults)
         self._next_episode = 0
         self._to_extract = self.plan.size
@@ -220,18 +230,21 @@ class ImageTextDataModule(pl.LightningDataModule):
         return [self.evaluation_dataloader(pictures) for pictures in self.validation.values()]
 
     def test_dataloader(self) -> list[Loader]:
-        """One loader per picture set of the test, in order."""
-        return [self.evaluation_dataloader(pictures) for pictures in self.test.values()]
+        """One loader per picture set of the test, in order, without the batches that are ``done``."""
+        return [self.evaluation_dataloader(pictures, self.done(name)) for name, pictures in self.test.items()]
 
-    def predict_dataloader(self) -> list[Loader]:
-        """The loaders of the test."""
-        return self.test_dataloader()
-
-    def evaluation_dataloader(self, pictures: Pictures) -> Loader:
-        """This process' batches of a set, with captions or labels."""
+    def evaluation_dataloader(self, pictures: Pictures, done: Collection[int] = frozenset()) -> Loader:
+        """This process' batches of a set, with captions or labels, but for those of these numbers."""
         dataset = EvaluationDataset(pictures, transform=self.evaluation_transform, tokenize=self.tokenize)
-        share = BatchShare(len(dataset), self.evaluation_batch_size, *self._place)
+        share = BatchShare(len(dataset), self.evaluation_batch_size, *self._place, done=done)
         return self._loader(dataset, batch_sampler=share, collate_fn=collate_evaluation)
+
+    @property
+    def evaluation_inputs(self) -> dict[str, Any]:
+        """What pixels and ids of validation and test depend on, beside the pictures and captions."""
+        tokenizer = self.tokenize
+        named = {name: getattr(tokenizer, name, None) for name in ("context_length", "hf_name", "options")}
+        return {"pixels": self._pixels, "ids": {**named, "identity": getattr(tokenizer, "identity", None)}}
 
     @property
     def _place(self) -> tuple[int, int]:
@@ -336,6 +349,11 @@ class ImageTextDataModule(pl.LightningDataModule):
         if self.stream is not None:
             self._begins = dict(state_dict["begins"])
             self._ties = Ties(**state_dict["ties"]) if "ties" in state_dict else None
+
+
+def nothing(name: str) -> Collection[int]:
+    """No batch of a set is done."""
+    return ()
 
 
 def _token_cache(corpus: Corpus, tokenize: Any) -> TokenCache | None:

@@ -217,11 +217,14 @@ class BatchShare(Sampler[list[int]]):
         batch_size: samples of a batch.
         rank: this process.
         world: number of processes.
+        done: numbers of batches to leave out.
     """
 
-    def __init__(self, size: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
-        batches = [*BatchSampler(range(size), batch_size, drop_last=False)]
-        self.batches = batches[rank::world] or [[]]
+    def __init__(
+        self, size: int, batch_size: int, rank: int = 0, world: int = 1, done: Collection[int] = frozenset()
+    ) -> None:
+        batches = enumerate(BatchSampler(range(size), batch_size, drop_last=False))
+        self.batches = [batch for number, batch in batches if number not in done][rank::world] or [[]]
 
     def __len__(self) -> int:
         return len(self.batches)

@@ -7,6 +7,7 @@ term turns the shared features into a loss, and the losses are added with the we
 import math
 import random
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from protoclip.captions import encode_by_length
 from protoclip.clock import PhaseClock
 from protoclip.distributed import broadcast_buffers, mean_figures, mean_gradients, total
 from protoclip.divergence import check_loss
@@ -31,7 +33,7 @@ from protoclip.schedule import parameter_groups
 from protoclip.seeds import derive_seed
 from protoclip.temperature import Temperature
 from protoclip.terms import FeatureKey, StepInputs, Term, teacher_view
-from protoclip.towers import Towers
+from protoclip.towers import TextTower, Towers
 from protoclip.unused import freeze_unused
 
 Batch = Mapping[str, Tensor]
@@ -150,6 +152,12 @@ class ImageTextPretraining(pl.LightningModule):
             if tower in pair and (name not in self._called if heads is None else name in heads):
                 outputs[name] = pair[tower](outputs[reads(pair[tower])])
         return outputs
+
+    def encode_captions(self, ids: Tensor) -> dict[str, Tensor]:
+        """Outputs of the text tower and its heads without a graph, for token ids [batch, length]."""
+        text = self.towers.text
+        assert isinstance(text, TextTower)
+        return encode_by_length(partial(self.encode, "text"), ids, text.lengths(ids))
 
     def forward(self, batch: Batch) -> Features:
         """The features that the terms require; ``batch`` holds the views by name."""
@@ -274,18 +282,12 @@ class ImageTextPretraining(pl.LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, dict[str, Tensor]]:
         """Outputs of the towers and heads for a batch of evaluation pictures, in full precision."""
-        inputs = {tower: batch[tower] for tower in ("image", "text") if tower in batch}
+        encoders = {"image": partial(self.encode, "image"), "text": self.encode_captions}
         return {
-            tower: {name: _full_precision(value) for name, value in self.encode(tower, value).items()}
-            for tower, value in inputs.items()
+            tower: {name: _full_precision(value) for name, value in encode(batch[tower]).items()}
+            for tower, encode in encoders.items()
+            if tower in batch
         }
-
-    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """Unit features of a batch of evaluation pictures and their captions, on the CPU."""
-        outputs = self.test_step(batch, batch_idx, dataloader_idx)
-        kept = {name: batch[name] for name in ("index", "label", "owner") if name in batch}
-        kept |= {f"{tower}_features": values["features"] for tower, values in outputs.items()}
-        return {name: value.cpu() for name, value in kept.items()}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say what the weights belong to."""

@@ -17,13 +17,17 @@ from filelock import FileLock, Timeout
 from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import OmegaConf
 
+from protoclip.array_folder import SIDECAR
 from protoclip.checkpoints import LAST, read_checkpoint
+from protoclip.evaluation.feature_store import read_features
+from protoclip.evaluation import Extracted
 from protoclip.files import replacing
 from protoclip.instantiate import instantiate
 from protoclip.module import ImageTextPretraining
 from protoclip.reports.rows import Row, append_rows, read_rows
 
 ROWS = "rows.jsonl"
+FEATURES = "features"
 SETTINGS = "lightning.yaml"
 HASHED = ("model", "datamodule", "trainer", "callbacks", "run", "extra")
 """The parts of a config that a run is built from, and what was set beside it; the other groups only feed them."""
@@ -38,6 +42,7 @@ UNHASHED = (
     "datamodule.keep_tokens",
     "datamodule.teachers",
     "callbacks.prototype_refresh.folder",
+    "callbacks.evaluation.folder",
     "callbacks.divergence",
     "callbacks.fault_summary",
     "callbacks.interruption",
@@ -188,6 +193,21 @@ def load(path: str | os.PathLike[str]) -> tuple[ImageTextPretraining, dict[str, 
     module = instantiate(ImageTextPretraining, settings["model"], "model")
     module.load_state_dict(read_checkpoint(run.last)["state_dict"])
     return module.eval(), {str(key): value for key, value in settings.items()}
+
+
+def features(path: str | os.PathLike[str]) -> dict[str, Extracted]:
+    """The features of a run's test sets, memory-mapped, by the sets' names; rows are in the sets' order.
+
+    Args:
+        path: a run directory.
+
+    Raises:
+        ValueError: there are none yet, or damaged ones.
+    """
+    folders = sorted(sidecar.parent for sidecar in (Path(path) / FEATURES).glob(f"*/{SIDECAR}"))
+    if not folders:
+        raise ValueError(f"{path} holds no features: give a run directory, after protoclip test or protoclip predict")
+    return {folder.name: read_features(folder, check=True) for folder in folders}
 
 
 def config_hash(config: Mapping[str, Any], fingerprints: Mapping[str, str]) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_only
@@ -32,11 +31,10 @@ from protoclip.cli.build import (
     prepare_processes,
 )
 from protoclip.distributed import on_rank_zero
-from protoclip.files import replacing
 from protoclip.module import ImageTextPretraining
 from protoclip.reports.rows import Row
 from protoclip.reports.screen import print_rows
-from protoclip.runs import SETTINGS, Run, git_revision, now
+from protoclip.runs import FEATURES, SETTINGS, Run, git_revision, now
 
 C = TypeVar("C", bound=Callback)
 
@@ -157,28 +155,21 @@ class Experiment:
             on_rank_zero(self.run.finish)
 
     def predict(self, ckpt: Path | None = None) -> None:
-        """Write the features of the test sets to ``features/<set>.npz``.
+        """Write the features of the test sets to ``features/<set>``, for ``test`` and ``protoclip.runs.features``.
+
+        Args:
+            ckpt: to take the weights from; None for the run's last.
 
         Raises:
-            ValueError: on several devices, each of which would hold a part, or without a test set.
+            ValueError: there is no test set.
         """
         if not self.datamodule.test:
             raise ValueError("there is no test set to predict: choose another evaluation")
-        if self.trainer.world_size > 1:
-            raise ValueError("predict runs on one device: set trainer.devices=1")
+        self._callback(Evaluation).scores = False
         path = self._ckpt(ckpt)
-        found = self.trainer.predict(self.module, datamodule=self.datamodule, ckpt_path=path, weights_only=True)
-        assert found is not None
-        sets = found if len(self.datamodule.test) > 1 else [found]
-        for name, batches in zip(self.datamodule.test, sets, strict=True):
-            columns: dict[str, Any] = {}
-            for key in batches[0]:
-                columns[key] = torch.cat([batch[key] for batch in batches]).numpy()
-            file = self.run.path / "features" / f"{name}.npz"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(file) as whole:
-                np.savez(whole, **columns)
-            self.console.print(f"wrote {file}", soft_wrap=True)
+        self.trainer.test(self.module, datamodule=self.datamodule, ckpt_path=path, weights_only=True, verbose=False)
+        for name in self.datamodule.test:
+            self.console.print(f"{self.run.path / FEATURES / name}", soft_wrap=True)
 
     def _ckpt(self, ckpt: Path | None) -> Path | None:
         """The file to load; None where the module was trained in this process."""

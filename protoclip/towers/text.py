@@ -110,6 +110,13 @@ class TextTower(nn.Module):
             "token_mask": mask,
         }
 
+    def lengths(self, ids: Tensor) -> Tensor:
+        """How many ids of each caption its outputs depend on [B]: up to the end if it is pooled there, else all L."""
+        looks_back = not self._is_hf and self.text.attn_mask is not None
+        if looks_back and self.pooling == "eot" and self.eot_id is not None:
+            return self._token_mask(ids).sum(dim=1)
+        return ids.new_full((len(ids),), ids.shape[1])
+
     def _token_mask(self, ids: Tensor) -> Tensor:
         if self._is_hf:
             is_token: Tensor = ids != self.text.config.pad_token_id
@@ -123,6 +130,8 @@ class TextTower(nn.Module):
     def _encode(self, ids: Tensor, mask: Tensor) -> Encoded:
         text = self.text
         states, attention_mask = text._embeds(ids)
+        if attention_mask is not None:  # open_clip's is as long as the context
+            attention_mask = attention_mask[..., : ids.shape[1], : ids.shape[1]]
         tokens = text.ln_final(text.transformer(states, attn_mask=attention_mask))
         if self.pooling == "max":
             pooled = tokens.amax(dim=1)

@@ -1,9 +1,11 @@
+import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -211,15 +213,23 @@ def test_counts_and_prompts(protoclip: Run) -> None:
     assert results["retrieval"].prompts is None
 
 
-def score(built: Built, pictures: dict[str, Pictures], tasks: dict[str, Task]) -> Evaluation:
+def score(
+    built: Built,
+    pictures: Mapping[str, Pictures],
+    tasks: Mapping[str, Task],
+    folder: Path | None = None,
+    *callbacks: Callback,
+    **options: Any,
+) -> Evaluation:
     """Another test of a run's model."""
-    evaluation, datamodule = Evaluation(test=tasks), built.datamodule
-    before, datamodule.test = datamodule.test, pictures
-    trainer = pl.Trainer(
-        logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu", callbacks=[evaluation]
-    )
-    trainer.test(built.module, datamodule=datamodule, verbose=False)
-    datamodule.test = before
+    evaluation, datamodule = Evaluation(test=tasks, folder=None if folder is None else str(folder)), built.datamodule
+    before, datamodule.test = datamodule.test, dict(pictures)
+    silent: dict[str, Any] = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
+    trainer = pl.Trainer(**silent, accelerator="cpu", callbacks=[evaluation, *callbacks], **options)
+    try:
+        trainer.test(built.module, datamodule=datamodule, verbose=False)
+    finally:
+        datamodule.test = before
     return evaluation
 
 
@@ -302,3 +312,141 @@ def test_a_task_on_a_set_that_is_not_there_is_refused_before_the_first_step(tmp_
         built.fit(counting)
     assert "\n" not in str(caught.value)
     assert counting.steps == 0
+
+
+# What is stored ------------------------------------------------------------------------------------------------------
+ZERO_SHOT: dict[str, Task] = {"zero_shot": ZeroShot("objects"), "retrieval": Retrieval("pairs")}
+
+
+class Encodings(Callback):
+    """How many pictures and texts a test encodes; ``stop`` ends it before the so many-th batch."""
+
+    def __init__(self, stop: int | None = None) -> None:
+        self.encoded: Counter[str] = Counter()
+        self.stop = stop
+        self.hooks: list[Any] = []
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, ImageTextPretraining)
+        towers = pl_module.towers
+        self.hooks = [
+            towers.get_submodule(name).register_forward_pre_hook(partial(self._count, name)) for name in TOWERS
+        ]
+
+    def on_test_batch_start(self, *_: object, **__: object) -> None:
+        if self.stop == 0:
+            raise KeyboardInterrupt
+        self.stop = self.stop and self.stop - 1
+
+    def _count(self, name: str, module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self.encoded[name] += len(inputs[0])
+
+    def remove(self) -> dict[str, int]:
+        for hook in self.hooks:
+            hook.remove()
+        return dict(self.encoded)
+
+
+TOWERS = ("image", "text")
+PROMPTED = len(prompts(SceneObjects("test", 1)))
+ALL = {"image": sum(SIZES.values()), "text": 5 * SIZES["pairs"] + PROMPTED}
+
+
+def counted(built: Built, folder: Path, **changed: Pictures) -> tuple[Evaluation, dict[str, int]]:
+    encodings = Encodings()
+    evaluation = score(built, sources() | changed, ZERO_SHOT, folder, encodings)
+    return evaluation, encodings.remove()
+
+
+def stored(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def whole(clip: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The features of an uninterrupted test."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert counted(clip.built, folder)[1] == ALL
+    return folder
+
+
+def test_stored_features_give_the_figures_of_those_in_memory_bit_for_bit(clip: Run, whole: Path) -> None:
+    found, encoded = counted(clip.built, whole)
+    expected = score(clip.built, sources(), ZERO_SHOT)
+    assert encoded == {}
+    assert found.results == expected.results
+    for name, extracted in expected.extracted.items():
+        for tower in ("image", "text"):
+            stored, in_memory = getattr(found.extracted[name], tower), getattr(extracted, tower)
+            assert {*stored} == {*in_memory}
+            assert all(torch.equal(stored[output], in_memory[output]) for output in in_memory)
+
+
+@pytest.mark.parametrize("batches", [0, 1, 5, 10])
+def test_an_interrupted_test_goes_on_to_the_same_bytes(clip: Run, whole: Path, tmp_path: Path, batches: int) -> None:
+    encodings = Encodings(stop=batches)
+    with pytest.raises(SystemExit):
+        score(clip.built, sources(), ZERO_SHOT, tmp_path, encodings)
+    before = encodings.remove()
+    _, after = counted(clip.built, tmp_path)
+    assert bool(before) == bool(batches)
+    assert Counter(before) + Counter(after) == ALL
+    assert stored(tmp_path) == stored(whole)
+
+
+def test_another_model_another_set_and_other_inputs_are_extracted_anew(clip: Run, whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(whole, folder)
+    built = clip.built
+    larger = SceneObjects("test", SIZES["objects"] + 1, image_size=32)
+    assert counted(built, folder, objects=larger)[1] == {"image": 21, "text": PROMPTED}
+    weight = next(built.module.towers.image.parameters())
+    with torch.no_grad():
+        before = weight.clone()
+        weight += 1
+        assert counted(built, folder, objects=larger)[1]["image"] == ALL["image"] + 1
+        weight.copy_(before)
+    built.datamodule.evaluation_batch_size = 8
+    assert counted(built, folder)[1] == ALL
+    built.datamodule.evaluation_batch_size = 16
+    assert counted(built, whole)[1] == {}
+
+
+def test_other_templates_are_encoded_without_the_pictures(clip: Run, whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(whole, folder)
+    dark = SceneObjects("test", SIZES["objects"], image_size=32)
+    dark.templates = ("{} in the dark",)  # type: ignore[assignment]
+    found, encoded = counted(clip.built, folder, objects=dark)
+    assert encoded == {"text": len(dark.classnames)}
+    expected = score(clip.built, sources() | {"objects": dark}, ZERO_SHOT)
+    assert found.results == expected.results
+    both = score(clip.built, sources() | {"dark": dark}, ZERO_SHOT, folder).extracted
+    assert torch.equal(both["dark"].image["features"], both["objects"].image["features"])
+    assert not torch.allclose(both["dark"].class_features, both["objects"].class_features)  # type: ignore[arg-type]
+
+
+def test_part_of_a_set_is_not_stored(clip: Run, tmp_path: Path) -> None:
+    found = score(clip.built, sources(), {"retrieval": Retrieval("pairs")}, tmp_path, limit_test_batches=1)
+    assert {name: len(extracted.labels) for name, extracted in found.extracted.items()} == {
+        "pairs": 10, "train": 16, "objects": 16,
+    }  # fmt: skip
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_damaged_store_is_told_before_anything_is_encoded(clip: Run, whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(whole, folder)
+    (folder / "objects" / "labels.npy").write_bytes(b"")
+    encodings = Encodings()
+    with pytest.raises(ValueError, match=f"{folder}/objects is damaged"):
+        score(clip.built, sources(), ZERO_SHOT, folder, encodings)
+    assert encodings.remove() == {}
+
+
+def test_tasks_on_a_missing_set_are_left_out(clip: Run) -> None:
+    datamodule: Any = clip.built.datamodule
+    datamodule.missing = {"absent": "nowhere"}
+    tasks = {"mine": KNN("objects", "absent"), "zero_shot": ZeroShot("objects")}
+    assert set(score(clip.built, {"objects": sources()["objects"]}, tasks).results) == {"zero_shot"}
+    del datamodule.missing

@@ -4,6 +4,7 @@ import pickle
 from typing import Any
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -306,3 +307,18 @@ def test_clip_constants() -> None:
     assert pytest.approx((0.48145466, 0.4578275, 0.40821073)) == MEAN
     assert pytest.approx((0.26862954, 0.26130258, 0.27577711)) == STD
     assert inspect.signature(Augmentation).parameters["flip"].default == 0
+
+
+@pytest.mark.parametrize("resize_mode", ["shortest", "longest", "squash"])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_evaluation_sees_the_pixels_of_open_clip(resize_mode: Any, interpolation: Any) -> None:
+    options: dict[str, Any] = {"interpolation": interpolation, "resize_mode": resize_mode}
+    theirs = open_clip.image_transform(40, is_train=False, **options)
+    ours = evaluation_transform(40, **options)
+    generator = np.random.default_rng(0)
+    for shape in ((83, 61, 3), (30, 97, 3), (40, 40, 3), (21, 20, 3)):
+        pixels: NDArray[np.uint8] = generator.integers(0, 256, shape, dtype=np.uint8)
+        photo, expected = Image.fromarray(pixels), theirs(Image.fromarray(pixels))
+        for picture in (photo, torch.from_numpy(pixels).permute(2, 0, 1)):
+            torch.testing.assert_close(ours(picture), expected, rtol=0, atol=1e-6)
+            assert torch.equal(to_pixels(ours(picture)), to_pixels(expected))

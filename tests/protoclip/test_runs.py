@@ -5,13 +5,16 @@ import os
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from protoclip import runs
 from protoclip.checkpoints import AtomicCheckpointIO
+from protoclip.evaluation.feature_store import FeatureStore
 from protoclip.reports.rows import Row
-from protoclip.runs import Run, load
+from protoclip.runs import Run, features, load
 
 ROW = Row(
     run="hash", name="n", git="g", model="m", method="clip", seed=0, data={}, task="t",
@@ -106,3 +109,24 @@ def test_last_is_neither_previous_nor_diagnostic(run: Run) -> None:
 def test_a_run_without_checkpoint_is_not_loaded(run: Run) -> None:
     with pytest.raises(ValueError, match="holds no checkpoint"):
         load(run.path)
+
+
+def test_features_are_read_by_set(run: Run) -> None:
+    with pytest.raises(ValueError, match="after protoclip test or protoclip predict"):
+        features(run.path)
+    for number, name in enumerate(("objects", "pairs", "unfinished")):
+        store = FeatureStore(run.path / "features" / name, {"set": name}, (), 2, 2)
+        store.begin()
+        store.write({"index": np.arange(2), "label": np.arange(2), "image/words": np.full((2, 3), number)})
+        if name != "unfinished":
+            store.finish()
+    found = features(run.path)
+    assert {name: int(extracted.image["words"][0, 0]) for name, extracted in found.items()} == {
+        "objects": 0,
+        "pairs": 1,
+    }
+    assert torch.equal(found["pairs"].labels, torch.arange(2))
+    labels = run.path / "features" / "pairs" / "labels.npy"
+    labels.write_bytes(labels.read_bytes()[:-1] + b"x")
+    with pytest.raises(ValueError, match="features/pairs is damaged"):
+        features(run.path)

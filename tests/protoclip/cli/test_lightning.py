@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
 
 from protoclip.cli import main, train
 from protoclip.reports.rows import read_rows
-from protoclip.runs import Run, load
+from protoclip.runs import Run, features, load
 from tests.protoclip.cli.test_train import words
 
 Finished = tuple[Path, list[str]]
@@ -69,20 +68,25 @@ def test_flags_decide_the_directory_and_the_run(finished: Finished, tmp_path: Pa
     assert yaml.safe_load((one / "lightning.yaml").read_text())["model"]["weight_decay"] == 0.3
 
 
-def test_a_stage_without_training_takes_the_last_checkpoint(finished: Finished) -> None:
+def test_a_stage_without_training_takes_the_last_checkpoint(
+    finished: Finished, capsys: pytest.CaptureFixture[str]
+) -> None:
     run, chosen = finished
     before = [row["metrics"] for row in read_rows(run / "rows.jsonl")]
     assert main(["test", *chosen]) == 0
     assert [row["metrics"] for row in read_rows(run / "rows.jsonl")[:-1]] == before[:-1]
     assert main(["validate", *chosen]) == 0
     assert main(["predict", *chosen]) == 0
-    with np.load(run / "features" / "pairs.npz") as features:
-        assert features["image_features"].shape == (40, 16)
-        assert features["text_features"].shape == (len(features["owner"]), 16)
-        np.testing.assert_allclose(np.linalg.norm(features["image_features"], axis=1), 1, atol=1e-5)
-    with np.load(run / "features" / "objects.npz") as features:
-        assert "text_features" not in features
-        assert sorted(features["index"]) == list(range(64))
+    assert {path.name for path in (run / "features").iterdir()} == {"pairs", "train", "objects"}
+    assert str(run / "features" / "pairs") in capsys.readouterr().out.replace("\n", "")
+    found = features(run)
+    pairs, objects = found["pairs"], found["objects"]
+    assert pairs.image["features"].shape == (40, 16)
+    assert pairs.text["features"].shape == (len(pairs.owner), 16)
+    torch.testing.assert_close(pairs.image["features"].norm(dim=1), torch.ones(40))
+    assert not objects.text
+    assert len(objects.labels) == 64
+    assert objects.class_features is not None
 
 
 def test_another_checkpoint_has_its_own_directory(finished: Finished) -> None:
