@@ -59,6 +59,7 @@ def _of_run(words: Sequence[str], run: Run, ckpt: Path) -> DictConfig:
     with open_dict(config):
         config.towers = {"name": labels["towers"], **_sizes(kept)}
         config.model = untranslated(settings["model"])
+        config.model.towers.pretrained = None  # the checkpoint has all weights; those it began with need not be there
         for key, value in kept.items():
             config.datamodule[key] = value
         config.run = {"episodes": settings["trainer"]["max_epochs"], "epochs": None}
@@ -119,7 +120,13 @@ def _label(config: DictConfig, *, seed: int, method: str, data: str, name: str) 
 
 
 def _closed(config: DictConfig, fingerprint: str, size: int) -> DictConfig:
-    """A config that trains nothing, and opens nothing that was trained on."""
+    """A config that trains nothing, and opens nothing that was trained on.
+
+    Raises:
+        ValueError: there is nothing to evaluate on.
+    """
+    if not (config.evaluation.test.pictures or config.evaluation.validation.pictures):
+        raise ValueError("there is nothing to evaluate on: choose evaluation=NAME or 'set=[NAME,...]'")
     corpus = {"_target_": f"{UnopenedCorpus.__module__}.{UnopenedCorpus.__name__}"}
     with open_dict(config):
         config.datamodule.train = {**corpus, "fingerprint": fingerprint, "size": size}
