@@ -11,7 +11,8 @@ from torch import Tensor
 from protoclip.files import whole_folder
 from protoclip.tokenizer import Tokenizer
 from protoclip.towers import Towers
-from protoclip.towers.configs import CONFIG_FILE
+from protoclip.towers.configs import CONFIG_FILE, FOLDER
+from protoclip.towers.factory import NOT_WEIGHTS
 
 WEIGHTS_FILE = "open_clip_model.safetensors"
 OF_TOKENIZER = ("context_length", "hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs")
@@ -41,7 +42,8 @@ def write_open_clip_folder(
         logit_bias: Of a sigmoid's logits, if they have one.
 
     Raises:
-        ValueError: The towers have what open_clip's model has not, or there is something at ``path``.
+        ValueError: The towers have what open_clip's model has not, it cannot build them, or there is something at
+            ``path``.
     """
     from safetensors.torch import save_file  # noqa: PLC0415
 
@@ -58,6 +60,22 @@ def write_open_clip_folder(
         save_file(state, folder / WEIGHTS_FILE)
         if tokenizer.hf_name is not None:
             tokenizer.save(folder)
+        _check(folder)
+
+
+def _check(folder: Path) -> None:
+    """See that open_clip loads a folder: of a timm model, say, it knows no other size than the model's own.
+
+    Raises:
+        ValueError: It does not.
+    """
+    import open_clip  # noqa: PLC0415 - takes seconds
+
+    try:
+        open_clip.create_model(f"{FOLDER}{folder}", require_pretrained=True)
+    except NOT_WEIGHTS as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"open_clip cannot build these towers ({reason}): choose others to export them") from error
 
 
 def open_clip_config(towers: Towers, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -78,7 +78,13 @@ def theirs(model: Path, root: Path, name: str, task: str, monkeypatch: pytest.Mo
 def ours(model: Path, runs: Path, pictures: str, task: str) -> dict[str, float | None]:
     """What ``protoclip test`` says."""
     evaluation = f"++evaluation.test={{pictures:{{shown:{pictures}}},tasks:{{shown_task:{task}}}}}"
-    chosen = ["towers=open_clip", f"towers.name=local-dir:{model}", evaluation, f"runs={runs}", "trainer.accelerator=cpu"]
+    chosen = [
+        "towers=open_clip",
+        f"towers.name=local-dir:{model}",
+        evaluation,
+        f"runs={runs}",
+        "trainer.accelerator=cpu",
+    ]
     assert main(["test", *chosen, "+trainer.enable_progress_bar=false", "~callbacks.progress"]) == 0
     (file,) = runs.glob("*/*/rows.jsonl")
     (row,) = read_rows(file)
@@ -88,8 +94,8 @@ def ours(model: Path, runs: Path, pictures: str, task: str) -> dict[str, float |
 def in_their_layout(root: Path, shard: Path, **texts: str) -> None:
     (root / "test").mkdir(parents=True)
     (root / "test" / "nshards.txt").write_text("1")
-    opened = gzip.open(shard) if shard.suffix == ".gz" else shard.open("rb")
-    with opened as packed, (root / "test" / "0.tar").open("wb") as file:
+    inflate = gzip.open if shard.suffix == ".gz" else open
+    with inflate(shard, "rb") as packed, (root / "test" / "0.tar").open("wb") as file:
         shutil.copyfileobj(packed, file)
     for name, text in texts.items():
         (root / f"{name}.txt").write_text(text)
