@@ -35,8 +35,8 @@ def export(source: Path, folder: Path, console: Console | None = None) -> None:
     if TEMPERATURE in module.temperatures:
         temperature = module.temperatures[TEMPERATURE]
         assert isinstance(temperature, Temperature)
-        scale = float(temperature.log_scale)
-        bias = None if temperature.bias is None else float(temperature.bias)
+        scale = float(temperature.log_scale.detach())
+        bias = None if temperature.bias is None else float(temperature.bias.detach())
     tokenizer = instantiate(Tokenizer, data["tokenize"]["init_args"], "tokenize")
     write_open_clip_folder(folder, module.towers, tokenizer, preprocess, log_scale=scale, logit_bias=bias)
     (console or Console()).print(
