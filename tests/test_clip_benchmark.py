@@ -40,7 +40,7 @@ def model(data_folder: Path | None, tmp_path_factory: pytest.TempPathFactory) ->
         image, text = towers.image(images[rows])["features"], towers.text(ids)["features"]
         loss = F.cross_entropy(10 * image @ text.T, labels[rows])
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     folder = tmp_path_factory.mktemp("model") / "exported"
     preprocess = {"mean": MEAN, "std": STD, "interpolation": "bicubic", "resize_mode": "shortest"}
@@ -65,7 +65,7 @@ def labelled(data: Path, shard: str) -> ShardLabelled:
 
 def theirs(model: Path, root: Path, name: str, task: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """What clip_benchmark's command says, in percent."""
-    from clip_benchmark.cli import main as clip_benchmark
+    from clip_benchmark.cli import main as clip_benchmark  # type: ignore[import-untyped]
 
     out = root / "result.json"
     words = ["eval", "--model", f"local-dir:{model}", "--dataset", f"wds/{name}", "--dataset_root", str(root)]
