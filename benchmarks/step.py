@@ -26,7 +26,7 @@ from datamodules.datamodule import ImageTextDataModule
 from protoclip.cli.build import build_module
 from protoclip.cli.translate import translate
 from protoclip.instantiate import instantiate
-from protoclip.towers.factory import model_config
+from protoclip.towers import model_config
 
 TARGET = 1.05
 Batch = Mapping[str, Tensor]

@@ -1,8 +1,10 @@
 """Files that are whole or absent, at whatever moment their writer dies."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,6 +25,35 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A new folder to fill that becomes ``path`` when the body is done; where the body fails there is none.
+
+    What a writer that was killed left of the same folder is removed.
+
+    Raises:
+        ValueError: there is something at ``path``.
+    """
+    if path.exists():
+        raise ValueError(f"{path} exists: give a folder that does not")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for old in path.parent.glob(f".{escape(path.name)}.*.partial"):
+        writer = old.name.split(".")[-2]
+        if writer.isdecimal() and not _another_lives(int(writer)):
+            shutil.rmtree(old)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.mkdir()
+    try:
+        yield partial
+        for file in partial.iterdir():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     sync_folder(path.parent)
 
 

@@ -29,6 +29,7 @@ from protoclip.reports.rows import Row, append_rows, read_rows
 ROWS = "rows.jsonl"
 FEATURES = "features"
 SETTINGS = "lightning.yaml"
+CHECKPOINTS = "checkpoints"
 HASHED = ("model", "datamodule", "trainer", "callbacks", "run", "extra")
 """The parts of a config that a run is built from, and what was set beside it; the other groups only feed them."""
 
@@ -85,7 +86,7 @@ class Run:
     @property
     def last(self) -> Path | None:
         """Checkpoint of the last finished episode, None before the first."""
-        path = self.path / "checkpoints" / LAST
+        path = self.path / CHECKPOINTS / LAST
         return path if path.exists() else None
 
     @property
@@ -114,6 +115,13 @@ class Run:
         """Mark the run as finished."""
         with replacing(self.path / "DONE"):
             pass
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What ``lightning.yaml`` holds, ``${run_dir}`` left open."""
+        settings = OmegaConf.to_container(OmegaConf.load(self.path / SETTINGS))
+        assert isinstance(settings, dict)
+        return {str(key): value for key, value in settings.items()}
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -173,26 +181,45 @@ class Run:
                 file.write(text.encode())
 
 
-def load(path: str | os.PathLike[str]) -> tuple[ImageTextPretraining, dict[str, Any]]:
-    """The model of a run's last episode, in eval mode on the CPU, and its settings.
+def checkpoint_in_run(path: Path) -> tuple[Run, Path] | None:
+    """The run and the checkpoint that a path means; None for a path in no run directory.
 
     Args:
-        path: a run directory.
+        path: a run directory, which means its last checkpoint, or a file in its folder ``checkpoints``.
+
+    Raises:
+        ValueError: the path is not there, or a directory holds no run with a checkpoint.
+    """
+    if not path.exists():
+        raise ValueError(f"no file {path}: check the path")
+    run = Run(path, path.name) if path.is_dir() else Run(path.parent.parent, path.parent.parent.name)
+    described = (run.path / SETTINGS).is_file()
+    if not path.is_dir():
+        return (run, path) if described and path.parent.name == CHECKPOINTS else None
+    if run.last is None or not described:
+        raise ValueError(f"{path} holds no checkpoint: give a directory runs/NAME/HASH of a run that was trained")
+    return run, run.last
+
+
+def load(path: str | os.PathLike[str]) -> tuple[ImageTextPretraining, dict[str, Any]]:
+    """The model of a run's last episode, or of another checkpoint of it, in eval mode on the CPU, and its settings.
+
+    Args:
+        path: a run directory, or a file in its folder ``checkpoints``.
 
     Returns:
         The module and what ``lightning.yaml`` holds: ``model``, ``data``, ``trainer``, ``run``, ``seed_everything``.
 
     Raises:
-        ValueError: the directory holds no run with a checkpoint, or a damaged one.
+        ValueError: there is no run with a checkpoint, or a damaged one.
     """
-    run = Run(Path(path), Path(path).name)
-    if run.last is None:
-        raise ValueError(f"{path} holds no checkpoint: give a directory runs/NAME/HASH of a run that was trained")
-    settings = OmegaConf.to_container(OmegaConf.load(run.path / SETTINGS))
-    assert isinstance(settings, dict)
-    module = instantiate(ImageTextPretraining, settings["model"], "model")
-    module.load_state_dict(read_checkpoint(run.last)["state_dict"])
-    return module.eval(), {str(key): value for key, value in settings.items()}
+    found = checkpoint_in_run(Path(path))
+    if found is None:
+        raise ValueError(f"{path} is in no run directory: give runs/NAME/HASH, or a file in its folder {CHECKPOINTS}")
+    run, checkpoint = found
+    module = instantiate(ImageTextPretraining, run.settings["model"], "model")
+    module.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
+    return module.eval(), run.settings
 
 
 def features(path: str | os.PathLike[str]) -> dict[str, Extracted]:

@@ -5,11 +5,13 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import version
 from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from protoclip.towers import model_config
+from protoclip.towers.configs import FOLDER
 
 LONGEST = 100_000
 """Characters of a caption that are looked at; what stands behind them is beyond any context."""
@@ -116,6 +118,11 @@ class Tokenizer:
                 parts[-1].append(number)
         return " ".join(" <mask> ".join(map(decode, parts)).split())
 
+    def save(self, folder: Path) -> None:
+        """Write the files of a transformers tokenizer into a folder."""
+        assert self.hf_name is not None
+        self._tokenizer.save_pretrained(folder)
+
     @property
     def _tokenizer(self) -> Any:
         if self._loaded is None:
@@ -157,7 +164,10 @@ def create_tokenizer(
         ValueError: For an unknown name.
     """
     config = model_config(name, context_length=context_length, hf_text=hf_text, text_cfg=text_cfg)["text_cfg"]
+    hf_name = config.get("hf_tokenizer_name")
+    if hf_name and hf_text is None and name.startswith(FOLDER):
+        hf_name = name.removeprefix(FOLDER)  # where open_clip looks for it, whatever the config says
     options = dict(config.get("tokenizer_kwargs") or {})
     if config.get("tokenizer_mode"):
         options["tokenizer_mode"] = config["tokenizer_mode"]
-    return Tokenizer(config.get("context_length", 77), config.get("hf_tokenizer_name"), options)
+    return Tokenizer(config.get("context_length", 77), hf_name, options)

@@ -69,6 +69,8 @@ def words_of(option: str, manifest: Path) -> list[str]:
         words.append(f"data.path={manifest.parent}")
     if option in OWN_DATA or (option in PAPERS and group == "experiment"):
         words.append(f"data.path={manifest}")
+    if option == "towers/open_clip":
+        words.append("towers.name=small-vit")
     if option == "data/stream":
         words.append("data.train.lanes=1")
     if option == "data/mix":

@@ -195,13 +195,12 @@ def trainer_mistakes() -> Iterator[None]:
         raise ValueError(f"trainer: {' '.join(str(error).split())}") from error
 
 
-def prepare_processes(trainer: pl.Trainer, datamodule: ImageTextDataModule) -> None:
+def prepare_processes(trainer: pl.Trainer) -> None:
     """Check what several processes need, before there are any, and see that none outlives this one.
 
     Raises:
-        ValueError: a batch that does not divide by the devices, or a sweep of several devices.
+        ValueError: a sweep of several devices.
     """
-    datamodule.check_processes(trainer.world_size)
     if trainer.world_size > 1:
         if HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
             raise ValueError("a sweep runs one process per job: set trainer.devices=1, or start each job by torchrun")

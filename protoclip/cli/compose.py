@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
+from protoclip.cli.resolvers import register
 from protoclip.cli.translate import leaves
 
 CONFIGS = "conf"
+register()
 
 
 def compose_config(words: Sequence[str]) -> DictConfig:

@@ -24,6 +24,8 @@ REFUSALS = {
     errno.ENOTDIR: "choose a folder, such as runs=FOLDER",
     errno.EEXIST: "choose a folder, such as runs=FOLDER",
 }
+RESOLVING = "ValueError raised while resolving interpolation: "
+"""What OmegaConf puts before the words of this project's resolvers."""
 
 
 def exit_code(command: Callable[[], object]) -> int:
@@ -50,7 +52,7 @@ def told(error: BaseException) -> str | None:
     if isinstance(error, InterpolationKeyError):
         return explain_interpolation(error)
     if isinstance(error, OmegaConfBaseException):
-        line = str(error).strip().splitlines()[0]
+        line = str(error).strip().splitlines()[0].removeprefix(RESOLVING)
         return _missing(line) if isinstance(error, InterpolationToMissingValueError) else _environment(line)
     if isinstance(error, OSError) and error.errno in REFUSALS:
         where = f" ({error.filename})" if error.filename else ""

@@ -20,6 +20,7 @@ from callbacks.locked_image_tuning import LockedImageTuning
 from callbacks.phase_timer import PhaseTimer, relative_epoch, total_seconds
 from callbacks.prototype_refresh import PrototypeRefresh
 from datamodules.datamodule import ImageTextDataModule
+from datamodules.unopened import UnopenedCorpus
 from protoclip.cli.build import (
     build_datamodule,
     build_module,
@@ -46,6 +47,8 @@ NOISE = (
     r".*does not have many workers.*",
     r".*when logging on epoch level in distributed setting.*",
     r".*is smaller than the logging interval.*",
+    r".*callbacks used to create the checkpoint need to be provided.*",
+    r".*The dirpath has changed from.*",
     r".*LightningCLI's args parameter is intended to run from within Python.*",
 )
 """Warnings of the libraries about what is as it should be here."""
@@ -88,9 +91,11 @@ class Experiment:
     _trained: bool = False
 
     def __post_init__(self) -> None:
-        check_views(self.module, self.datamodule)
-        check_teachers(self.module, self.datamodule, self.trainer.callbacks)  # type: ignore[attr-defined]
-        prepare_processes(self.trainer, self.datamodule)
+        if self.trains:
+            check_views(self.module, self.datamodule)
+            check_teachers(self.module, self.datamodule, self.trainer.callbacks)  # type: ignore[attr-defined]
+            self.datamodule.check_processes(self.trainer.world_size)
+        prepare_processes(self.trainer)
         try:
             self.module.optimizer_factory([{"params": [torch.nn.Parameter(torch.zeros(()))]}])
         except (TypeError, ValueError) as error:  # torch's own, before anything is written
@@ -99,6 +104,11 @@ class Experiment:
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, LockedImageTuning):
                 callback.setup(self.trainer, self.module, "fit")  # refuses a start that does not fit
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is a corpus to train on; without, the model is evaluated as it comes."""
+        return not isinstance(self.datamodule.corpus, UnopenedCorpus)
 
     def _check_monitors(self) -> None:
         """Refuse to watch what no task gives, before the first episodes are trained.
@@ -172,12 +182,12 @@ class Experiment:
             self.console.print(f"{self.run.path / FEATURES / name}", soft_wrap=True)
 
     def _ckpt(self, ckpt: Path | None) -> Path | None:
-        """The file to load; None where the module was trained in this process."""
+        """The file to load; None where the module was trained in this process, or its towers brought weights."""
         path = ckpt or self.run.last
         if self._trained and ckpt is None:
             return None
         self.trainer.loggers = []  # a trainer that has not trained would log at step 0
-        if path is None:
+        if path is None and self.trains:
             raise ValueError(f"{self.run.path} holds no checkpoint: train it first, or give ckpt=FILE")
         return path
 

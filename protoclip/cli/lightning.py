@@ -19,6 +19,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from datamodules.datamodule import ImageTextDataModule
 from protoclip.cli.build import RunSettings, check_settings, find_run, on_this_machine, run_length, trainer_mistakes
 from protoclip.cli.compose import compose_config
+from protoclip.cli.evaluated import compose_evaluation
 from protoclip.cli.experiment import Experiment, quiet
 from protoclip.cli.explain import explain_flag
 from protoclip.cli.main import STAGES
@@ -211,7 +212,7 @@ def run_stage(argv: Sequence[str]) -> None:
     own.add_argument("--run_dir")
     options, flags = own.parse_known_args(flags)
     if options.config is None:
-        config = compose_config(words)
+        config = compose_config(words) if stage == "fit" else compose_evaluation(words)
         settings = check_settings(config)
         if config.ckpt is not None:
             flags += ["--ckpt_path", str(config.ckpt)]

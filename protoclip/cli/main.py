@@ -76,6 +76,15 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("table", help="write the tables of a Markdown file anew from their rows")
     command.add_argument("file", type=Path)
     command.set_defaults(command=_table)
+    command = commands.add_parser("export", help="write a run's model as a folder that open_clip loads")
+    command.add_argument("source", type=Path, metavar="RUN", help="a run directory, or a file in its checkpoints")
+    command.add_argument("folder", type=Path)
+    command.set_defaults(command=_export)
+    command = commands.add_parser("import", help="check weights of open_clip and write a folder to train from")
+    command.add_argument("source", help="a folder, hf-hub:ID, or a file or tag of --model")
+    command.add_argument("folder", type=Path)
+    command.add_argument("--model", help="open_clip's name of the model, such as RN50-quickgelu")
+    command.set_defaults(command=_import)
     add_data_commands(commands)
     return parser
 
@@ -108,6 +117,18 @@ def _runs(arguments: argparse.Namespace) -> None:
     from protoclip.cli.listing import list_runs  # noqa: PLC0415
 
     list_runs(arguments.folder)
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from protoclip.cli.export import export  # noqa: PLC0415 - torch and Lightning take seconds
+
+    export(arguments.source, arguments.folder)
+
+
+def _import(arguments: argparse.Namespace) -> None:
+    from protoclip.cli.import_ import import_weights  # noqa: PLC0415 - torch takes seconds
+
+    import_weights(arguments.source, arguments.folder, arguments.model)
 
 
 def _table(arguments: argparse.Namespace) -> None:

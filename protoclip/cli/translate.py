@@ -79,3 +79,14 @@ def translated(node: Any) -> Any:
     if isinstance(node, list):
         return [translated(value) for value in node]
     return node
+
+
+def untranslated(node: Any) -> Any:
+    """Settings of a LightningCLI file as a config has them: the inverse of ``translated``."""
+    if isinstance(node, Mapping):
+        if node.keys() == {"class_path", "init_args"}:
+            return {"_target_": node["class_path"], **untranslated(node["init_args"])}
+        return {str(key): untranslated(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [untranslated(value) for value in node]
+    return node

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from protoclip.teachers.encoders import Encoder, ImageEncoder
 from protoclip.tokenizer import create_tokenizer
 from protoclip.towers import create_towers
-
-WITH_WEIGHTS = ("hf-hub:", "local-dir:")
+from protoclip.towers.configs import WITH_WEIGHTS
 
 
 class _OpenClip(Encoder):

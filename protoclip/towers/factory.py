@@ -4,7 +4,6 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -12,12 +11,17 @@ from typing import Any
 from torch import nn
 
 from protoclip.ranges import NonNegativeInt, PositiveInt
+from protoclip.towers.configs import WITH_WEIGHTS, model_config
 from protoclip.towers.image import ImageTower
 from protoclip.towers.leff import insert_leff
 from protoclip.towers.regions import ClassToken, create_regions
 from protoclip.towers.text import TextPooling, TextTower
 
-_OWN_CONFIGS = Path(__file__).parent.parent / "model_configs"
+NOT_WEIGHTS = (
+    *(RuntimeError, OSError, KeyError, EOFError, TypeError, ValueError, AttributeError),
+    *(StopIteration, UnpicklingError),
+)
+"""What open_clip and torch raise on files that are damaged, or of something else than the model."""
 
 
 class Towers(nn.Module):
@@ -31,6 +35,7 @@ class Towers(nn.Module):
         text: The text tower.
         config: The open_clip model config of the pair.
         log_scale: Logarithm of the inverse temperature that came with the weights; ln(1/0.07) without weights.
+        logit_bias: Of a sigmoid's logits, likewise; None where the config has none.
         not_in_open_clip: Options in use that open_clip's model does not have, so that the weights are not for it.
     """
 
@@ -40,6 +45,7 @@ class Towers(nn.Module):
         text: TextTower,
         config: Mapping[str, Any],
         log_scale: float,
+        logit_bias: float | None = None,
         not_in_open_clip: tuple[str, ...] = (),
     ) -> None:
         """Join two towers."""
@@ -49,6 +55,7 @@ class Towers(nn.Module):
         self.text = text
         self.config = dict(config)
         self.log_scale = log_scale
+        self.logit_bias = logit_bias
 
 
 def create_towers(
@@ -131,63 +138,8 @@ def create_towers(
     options = {f"leff_blocks={leff_blocks}": leff_blocks, f"text_pooling={text_pooling}": text_pooling != "eot"}
     not_in_open_clip = tuple(option for option, used in options.items() if used)
     # transformers returns its models in evaluation mode, and Lightning keeps the mode it finds
-    return Towers(image, text, config, float(model.logit_scale.detach()), not_in_open_clip).train()
-
-
-def model_config(
-    name: str,
-    *,
-    image_size: int | None = None,
-    embed_dim: int | None = None,
-    text_layers: int | None = None,
-    context_length: int | None = None,
-    timm_image: str | None = None,
-    hf_text: str | None = None,
-    vision_cfg: Mapping[str, Any] | None = None,
-    text_cfg: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """The open_clip model config that ``create_towers`` builds from the arguments of the same names.
-
-    Raises:
-        ValueError: For an unknown name, a captioning model, or ``text_layers`` of a transformers model.
-    """
-    config = _named_config(name)
-    vision, text = config["vision_cfg"], config["text_cfg"]
-    length = text.get("context_length", 77)
-    if timm_image is not None:
-        # an empty pool leaves the model its own
-        vision = {"timm_model_name": timm_image, "timm_pool": "", "image_size": vision.get("image_size", 224)}
-    if hf_text is not None:
-        text = {"hf_model_name": hf_text, "hf_tokenizer_name": hf_text}
-    if text_layers is not None and "hf_model_name" in text:
-        raise ValueError("text_layers is for open_clip's text transformer; leave it out with a transformers model")
-    text = {"context_length": length, **text, **_given(layers=text_layers, context_length=context_length)}
-    config["vision_cfg"] = {**vision, **_given(image_size=image_size), **(vision_cfg or {})}
-    config["text_cfg"] = {**text, **(text_cfg or {})}
-    return {**config, **_given(embed_dim=embed_dim)}
-
-
-def _given(**options: Any) -> dict[str, Any]:
-    return {key: value for key, value in options.items() if value is not None}
-
-
-def _named_config(name: str) -> dict[str, Any]:
-    import open_clip  # noqa: PLC0415 - takes seconds
-
-    own = sorted(path.stem for path in _OWN_CONFIGS.glob("*.json"))
-    if name in own and name not in open_clip.list_models():
-        open_clip.add_model_config(_OWN_CONFIGS)
-    try:
-        config: dict[str, Any] | None = open_clip.get_model_config(name)
-    except OSError as error:
-        raise ValueError(f"{name} holds no open_clip_config.json that can be read") from error
-    if config is None:
-        near = get_close_matches(name, [*own, *open_clip.list_models()], n=5, cutoff=0.3)
-        raise ValueError(f"no towers are named {name!r}; near it: {', '.join(near)}; see open_clip.list_models()")
-    if "multimodal_cfg" in config:
-        raise ValueError(f"{name} is a captioning model; choose one that has an image and a text tower only")
-    config.pop("custom_text", None)
-    return config
+    bias = None if model.logit_bias is None else float(model.logit_bias.detach())
+    return Towers(image, text, config, float(model.logit_scale.detach()), bias, not_in_open_clip).train()
 
 
 @contextmanager
@@ -207,21 +159,28 @@ def _without_scratch_warning() -> Iterator[None]:
 
 def _build(name: str, config: Mapping[str, Any], pretrained: str | None) -> Any:
     import open_clip  # noqa: PLC0415 - takes seconds
+    from safetensors import SafetensorError  # noqa: PLC0415
 
+    brings_weights = name.startswith(WITH_WEIGHTS)
+    if pretrained is not None and brings_weights:
+        raise ValueError(f"{name} brings its weights: leave pretrained={pretrained} out")
     if pretrained is not None and not Path(pretrained).is_file():
         tags = open_clip.list_pretrained_tags_by_model(name)
         if pretrained not in tags:
             known = ", ".join(tags) or "it has none"
             raise ValueError(f"pretrained={pretrained!r} is neither a file nor a tag of {name}; tags: {known}")
     # what is unchanged stays open_clip's to decide, such as fetching a base text model that weights then replace
-    named = _named_config(name)
+    named = model_config(name)
     changed = {key: value for key, value in config.items() if value != named.get(key)}
+    weights = pretrained is not None or brings_weights
     try:
         with _without_scratch_warning():
-            model = open_clip.create_model(name, pretrained=pretrained, force_custom_text=True, **changed)
+            model = open_clip.create_model(
+                name, pretrained=pretrained, force_custom_text=True, require_pretrained=weights, **changed
+            )
         if "vision_cfg" in changed and "timm_model_name" in config["vision_cfg"]:
             model.visual.set_input_size(model.visual.image_size)
-    except (RuntimeError, OSError, KeyError, EOFError, TypeError, UnpicklingError) as error:
+    except (*NOT_WEIGHTS, SafetensorError) as error:
         settings = ", ".join(f"{key}={value}" for key, value in [("pretrained", pretrained), *changed.items()] if value)
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"cannot build {name} with {settings}: {type(error).__name__}: {reason}") from error

@@ -19,6 +19,7 @@ class TextTower(nn.Module):
         embed_dim: Width of the joint space.
         context_length: Most token ids that a caption has.
         vocab_size: Rows of the token embedding.
+        has_mask_token: Whether the last of them is that of ``add_token``.
         eot_id: Id that ends a caption, where it is pooled; None where the tower pools in another way.
         tokenizer_name: The transformers tokenizer whose ids it reads; None is open_clip's BPE.
     """
@@ -52,6 +53,7 @@ class TextTower(nn.Module):
         self.embed_dim = embed_dim
         self.context_length = context_length
         self.vocab_size = int(text.vocab_size)
+        self.has_mask_token = False
         self.tokenizer_name = tokenizer_name
         self._is_hf = isinstance(text, open_clip.hf_model.HFTextEncoder)
         if not self._is_hf and text.cls_emb is not None:
@@ -83,6 +85,7 @@ class TextTower(nn.Module):
             new.weight[:-1] = old
         self.text.token_embedding = new
         self.text.vocab_size = self.vocab_size = len(new.weight)
+        self.has_mask_token = True
         if self.eot_id is not None:
             # the wrapped module's argmax would take the new id for the end of text
             self.text.pool_type, self.text.eos_id = "eos", self.eot_id

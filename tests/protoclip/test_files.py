@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from protoclip.files import remove_stale, replacing, temporary_beside
+from protoclip.files import remove_stale, replacing, temporary_beside, whole_folder
 
 
 def test_the_old_file_stays_until_the_body_is_done(tmp_path: Path) -> None:
@@ -60,3 +60,26 @@ def test_temporary_files_of_dead_writers_are_removed(tmp_path: Path) -> None:
         file.touch()
     remove_stale(tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted([names[os.getppid()], *others])
+
+
+def test_a_folder_is_whole_or_absent(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "folder"
+    dead = path.with_name(".folder.999999999.partial")
+    (dead / "file").parent.mkdir(parents=True)
+    (dead / "file").write_bytes(b"half")
+
+    def fill(*, fails: bool) -> None:
+        with whole_folder(path) as folder:
+            (folder / "file").write_bytes(b"new")
+            assert sorted(path.parent.iterdir()) == [folder]
+            if fails:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fill(fails=True)
+    assert list(path.parent.iterdir()) == []
+    fill(fails=False)
+    assert (path / "file").read_bytes() == b"new"
+    assert list(path.parent.iterdir()) == [path]
+    with pytest.raises(ValueError, match="folder exists: give a folder that does not"):
+        fill(fails=False)

@@ -107,6 +107,7 @@ def test_last_is_neither_previous_nor_diagnostic(run: Run) -> None:
 
 
 def test_a_run_without_checkpoint_is_not_loaded(run: Run) -> None:
+    run.path.mkdir()
     with pytest.raises(ValueError, match="holds no checkpoint"):
         load(run.path)
 

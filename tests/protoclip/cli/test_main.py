@@ -6,7 +6,8 @@ import sys
 QUICK = """
 import contextlib, io, sys, time
 from protoclip.cli import main, train
-names = ("", "compare", "teacher", "runs", "table", "data", "data check", "data convert", "data show")
+names = ("", "compare", "teacher", "runs", "table", "export", "import")
+names += ("data", "data check", "data convert", "data show")
 own = [(main, [*name.split(), "--help"]) for name in names]
 for command, words in [*own, (train, ["--help"])]:
     start, out = time.perf_counter(), io.StringIO()

@@ -1,7 +1,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from protoclip.cli.translate import RUN_DIR, leaves, nodes, origin, place, translate
+from protoclip.cli.translate import RUN_DIR, leaves, nodes, origin, place, translate, translated, untranslated
 from tests.conftest import Compose
 
 
@@ -58,3 +58,9 @@ def test_origin(compose_tiny: Compose, path: str, option: str) -> None:
 def test_leaves_hold_no_others() -> None:
     tree = OmegaConf.to_container(OmegaConf.create({"a": {"b": [1, {"c": None}], "d": {}}, "e": "x"}))
     assert dict(leaves(tree)) == {("a", "b", "0"): 1, ("a", "b", "1", "c"): None, ("a", "d"): {}, ("e",): "x"}
+
+
+def test_back_to_targets(compose_tiny: Compose) -> None:
+    model = OmegaConf.to_container(compose_tiny().model, resolve=True)
+    assert untranslated(translated(model)) == model
+    assert untranslated({"init_args": [{"class_path": "a.B", "init_args": {}}]}) == {"init_args": [{"_target_": "a.B"}]}

@@ -1,0 +1,151 @@
+"""Models that are evaluated and not trained: a run's checkpoint, an exported folder, a model of open_clip."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from protoclip.cli import main, train
+from protoclip.cli.evaluated import compose_evaluation
+from protoclip.reports.rows import Row, read_rows
+from tests.protoclip.cli.test_errors import Complain
+from tests.protoclip.cli.test_train import TASKS, words
+
+HOW = ("trainer.accelerator=cpu", "+trainer.enable_progress_bar=false", "~callbacks.progress")
+OF_TRAINING = {"cost", "prototypes"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was moved, and whose corpus is gone."""
+    runs = tmp_path_factory.mktemp("runs")
+    assert train(words(runs, "run.episodes=1", "seed=3")) == 0
+    (made,) = (runs / "protoclip-scenes").iterdir()
+    moved = made.rename(runs / "moved")
+    file = moved / "lightning.yaml"
+    settings = file.read_text()
+    assert "noise: 0.1" in settings
+    file.write_text(settings.replace("noise: 0.1", "noise: 7"))
+    return moved
+
+
+@pytest.fixture
+def complain(capsys: pytest.CaptureFixture[str]) -> Complain:
+    return Complain(capsys)
+
+
+def rows_of(runs: Path) -> list[Row]:
+    (file,) = runs.glob("*/*/rows.jsonl")
+    return read_rows(file)
+
+
+def metrics(rows: list[Row]) -> dict[str, dict[str, float | None]]:
+    return {row["task"]: row["metrics"] for row in rows if row["task"] not in OF_TRAINING}
+
+
+def test_a_run_says_what_its_model_is(run: Path, tmp_path: Path) -> None:
+    before = read_rows(run / "rows.jsonl")
+    assert main(["test", f"ckpt={run}", f"runs={tmp_path}", *HOW]) == 0
+    rows = rows_of(tmp_path)
+    assert metrics(rows) == metrics(before)
+    labels = ("name", "model", "method", "seed", "data")
+    assert {key: rows[0][key] for key in labels} == {key: before[0][key] for key in labels}  # type: ignore[literal-required]
+    assert rows[0]["run"] != before[0]["run"]
+    assert rows[0]["cost"] == before[0]["cost"]
+    assert not (tmp_path / "protoclip-scenes" / rows[0]["run"] / "DONE").exists()
+
+
+def test_words_choose_the_evaluation_alone(run: Path, tmp_path: Path) -> None:
+    last = run / "checkpoints" / "last.ckpt"
+    config = compose_evaluation([f"ckpt={run}", "evaluation=scenes", "trainer.precision=bf16-mixed"])
+    assert (config.ckpt, config.seed, config.trainer.precision) == (str(last), 3, "bf16-mixed")
+    assert (config.datamodule.image_size, config.evaluation.test.pictures.objects.image_size) == (32, 32)
+    assert set(config.model.terms) == {"image_text", "prototype"}
+    outside = tmp_path / "other.ckpt"
+    shutil.copy(last, outside)
+    assert compose_evaluation([f"ckpt={outside}", "method=clip"]).datamodule.train._target_.endswith("ScenePairs")
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    assert main(["export", str(run), str(folder)]) == 0
+    return folder
+
+
+def test_an_exported_model_scores_as_the_run_does(run: Path, exported: Path, tmp_path: Path) -> None:
+    assert main(["test", *of(exported), f"++{TASKS}", f"runs={tmp_path}", *HOW]) == 0
+    rows = rows_of(tmp_path)
+    name = f"local-dir:{exported}"
+    expected = metrics(read_rows(run / "rows.jsonl"))
+    del expected["scenes_pseudo_labels"]  # of a head, which open_clip has not
+    assert metrics(rows) == expected
+    assert {row["task"] for row in rows} == set(expected)
+    assert (rows[0]["method"], rows[0]["data"]["name"], rows[0]["model"]) == ("open_clip", "model", name)
+    assert rows[0]["name"] == "open_clip-model"
+
+
+def of(folder: Path) -> list[str]:
+    return ["towers=open_clip", f"towers.name=local-dir:{folder}"]
+
+
+def test_other_weights_are_another_model(exported: Path, tmp_path: Path) -> None:
+    def digest() -> str:
+        fingerprint: str = compose_evaluation([*of(folder), "evaluation=scenes"]).datamodule.train.fingerprint
+        return fingerprint
+
+    folder = tmp_path / "model"
+    shutil.copytree(exported, folder)
+    first = digest()
+    weights = folder / "open_clip_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+    assert digest() != first
+
+
+def test_training_goes_on_from_a_folder(exported: Path, tmp_path: Path) -> None:
+    tiny = [word for word in words(tmp_path, "run.episodes=1") if not word.startswith("towers.")]
+    assert train([*tiny, *of(exported), "~evaluation.test.tasks.scenes_pseudo_labels"]) == 0
+    assert {row["model"] for row in rows_of(tmp_path)} == {f"local-dir:{exported}"}
+
+
+def test_a_tag_brings_its_preprocessing() -> None:
+    chosen = ("towers.name=ViT-B-16-SigLIP", "towers.pretrained=webli", "evaluation=scenes")
+    config = compose_evaluation(["towers=open_clip", *chosen])
+    data = config.datamodule
+    assert (data.image_size, list(data.mean), data.resize_mode) == (224, [0.5, 0.5, 0.5], "squash")
+    assert (data.tokenize.context_length, data.tokenize.hf_name) == (64, "timm/ViT-B-16-SigLIP")
+    assert dict(data.tokenize.options) == {"clean": "canonicalize"}
+    assert (config.name, config.data.name) == ("open_clip-webli", "webli")
+    assert list(config.model.heads) == []
+    assert "prototype_refresh" not in config.callbacks
+
+
+@pytest.mark.parametrize(
+    ("chosen", "line"),
+    [
+        (("ckpt=RUN", "method=clip"), "method=clip does not go with ckpt="),
+        (("ckpt=RUN", "+towers.mask_token=true"), "+towers.mask_token=true does not go with ckpt="),
+        (
+            ("ckpt=RUN", "evaluation=none"),
+            "nothing to evaluate on: choose evaluation=NAME or 'set=[NAME,...]'",
+        ),
+        (("ckpt=RUN/nothing",), "no file "),
+        (("ckpt=RUN/checkpoints",), "holds no checkpoint: give a directory runs/NAME/HASH"),
+        (("towers=open_clip",), "towers.name needs a value: add towers.name=NAME of open_clip, local-dir:DIR"),
+        (("towers=open_clip", "towers.name=RN50"), "towers.name=RN50 has no weights of its own: add towers.pretrained"),
+        (
+            ("towers=open_clip", "towers.name=RN5", "towers.pretrained=a", "evaluation=scenes"),
+            "no towers are named 'RN5'",
+        ),
+        (("towers=open_clip", "towers.name=local-dir:RUN", "evaluation=scenes"), "holds no open_clip_config.json"),
+        (("towers=open_clip", "towers.name=RN50", "method=slip"), "method=slip does not go with towers=open_clip"),
+        (
+            ("towers=open_clip", "towers.name=RN50", "towers.pretrained=nix", "evaluation=scenes"),
+            "pretrained='nix' is neither a file nor a tag of RN50; tags: openai",
+        ),
+    ],
+)
+def test_mistakes(chosen: tuple[str, ...], line: str, run: Path, complain: Complain, tmp_path: Path) -> None:
+    words = [word.replace("RUN", str(run)) for word in chosen]
+    assert line in complain(["test", *words, f"runs={tmp_path}/new", *HOW], main)
+    assert not (tmp_path / "new").exists()
