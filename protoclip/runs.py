@@ -19,8 +19,8 @@ from omegaconf import OmegaConf
 
 from protoclip.array_folder import SIDECAR
 from protoclip.checkpoints import LAST, read_checkpoint
-from protoclip.evaluation.feature_store import read_features
 from protoclip.evaluation import Extracted
+from protoclip.evaluation.feature_store import read_features
 from protoclip.files import replacing
 from protoclip.instantiate import instantiate
 from protoclip.module import ImageTextPretraining

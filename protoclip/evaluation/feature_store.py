@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from protoclip.array_folder import Array, damaged, read_arrays, read_facts, write_arrays
-from protoclip.evaluation import Extracted
+from protoclip.evaluation.task import Extracted
 from protoclip.files import replacing
 from protoclip.towers import Towers
 from protoclip.towers.image import unit
