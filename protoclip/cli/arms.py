@@ -140,12 +140,12 @@ def _put(groups: list[tuple[str, dict[str, Any], dict[int, Run]]], run: Run) -> 
 
 def _titles(arms: Sequence[Arm]) -> list[str]:
     """A comparison's own; else the method, with what tells it from the others: settings, if they are few, or hashes."""
-    if all(arm.title for arm in arms) and _distinct([arm.title for arm in arms]):
-        return [arm.title for arm in arms]
-    rows = [arm.first.rows[0] for arm in arms]
-    titles = [arm.title or row["method"] for arm, row in zip(arms, rows, strict=True)]
-    if _distinct(titles):
-        return titles
+    rows: list[Mapping[str, object]] = [arm.first.rows[0] for arm in arms]
+    for keys in (("method",), ("model",), ("method", "model"), ("method", "model", "name")):
+        titles = [arm.title or " ".join(str(row[key]) for key in keys) for arm, row in zip(arms, rows, strict=True)]
+        if _distinct(titles):
+            return titles
+    titles = [arm.title or str(row["method"]) for arm, row in zip(arms, rows, strict=True)]
     differing = differences(arms)
     if 0 < len(differing) <= FEW:
         values = [

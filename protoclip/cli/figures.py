@@ -94,7 +94,10 @@ def draw_prototypes(run: Run, path: Path) -> Path:
     Raises:
         ValueError: the run has none.
     """
-    prototype_gallery(path, prototype_panels(run))
+    panels = prototype_panels(run)
+    if not panels:
+        raise ValueError(f"{run.path} has no prototypes of its own: set compare.prototypes_of to another arm, or null")
+    prototype_gallery(path, panels)
     return path
 
 
@@ -104,12 +107,15 @@ def prototype_panels(run: Run) -> list[PrototypePanel]:
 
     Of a prototype's members the first ``MEMBERS`` are looked at, so the cost does not grow with the episode.
 
+    Returns:
+        None of a run without prototypes of its own.
+
     Raises:
-        ValueError: the run has none of one modality each, or was trained on a stream.
+        ValueError: they are of both modalities at once, or all small, or the run was trained on a stream.
     """
     module, settings = load(run.path)
     if "prototype" not in module.banks:
-        raise ValueError(f"{run.path} has no prototypes of its own: set compare.prototypes_of to another arm, or null")
+        return []
     datamodule = instantiate(ImageTextDataModule, settings["data"], "data")
     if datamodule.stream is not None:
         raise ValueError(f"{run.path} was trained on a stream, whose pairs cannot be looked up for a gallery")
@@ -126,7 +132,7 @@ def prototype_panels(run: Run) -> list[PrototypePanel]:
             members[teacher, number] = (side.labels == number).nonzero().squeeze(1)[:MEMBERS]
     if not members:
         raise ValueError(f"{run.path} has no prototype of {NEAREST} pairs or more to show")
-    places = torch.cat(list(members.values())).unique()
+    places = torch.tensor(sorted({place for own in members.values() for place in own.tolist()}))
     block = int(bank.block)
     features = _project(module, datamodule, block * datamodule.plan.refresh_every, places)
     indices = datamodule.plan.indices(block)

@@ -17,13 +17,21 @@ from protoclip.runs import now
 FACTS = ("arm", "runs", "seeds", "method", "model", "data", "revision", "evaluated")
 
 
-def report(paths: Sequence[Path], out: Path, *, pictures: str | None = None, console: Console | None = None) -> Path:
+def report(
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    pictures: str | None = None,
+    projector: bool = False,
+    console: Console | None = None,
+) -> Path:
     """Write the report of runs.
 
     Args:
         paths: run directories, or folders of ``protoclip compare``; the others are compared with the first.
         out: the page; the tables lie beside it, ``.md`` and ``.csv``.
         pictures: labelled set of t-SNE and confusion matrices; None for the first that there is.
+        projector: whether the embeddings go to the TensorBoard folder of each arm's first run too.
         console: where to print.
 
     Returns:
@@ -39,6 +47,7 @@ def report(paths: Sequence[Path], out: Path, *, pictures: str | None = None, con
     columns = main_columns(rows)
     table = comparison_table(rows, [column.name for column in columns])
     titles = [arm.title for arm in arms]
+    features = FeatureSections(arms, pictures)
     page = Page(
         title=" and ".join(titles) if len(titles) < 3 else f"{titles[0]} and {len(titles) - 1} others",
         subtitle=f"{sum(len(arm.runs) for arm in arms)} runs, report of {now().replace('T', ' ')[:16]} UTC",
@@ -46,7 +55,7 @@ def report(paths: Sequence[Path], out: Path, *, pictures: str | None = None, con
         settings=Facts(("setting", *titles), [(key, *values) for key, values in differences(arms).items()]),
         table=table,
         columns=columns,
-        sections=[curve_section(arms), *FeatureSections(arms, pictures).sections(), cost_section(arms)],
+        sections=[curve_section(arms), *features.sections(), cost_section(arms)],
     )
     labels = {column.name: f"{column.kind}: {column.label}" for column in columns}
     texts = {
@@ -58,7 +67,8 @@ def report(paths: Sequence[Path], out: Path, *, pictures: str | None = None, con
     for path, text in texts.items():
         with replacing(path) as file:
             file.write(text.encode())
-    (console or Console()).print(*(f"wrote {path}" for path in texts), sep="\n", soft_wrap=True)
+    written = [*texts, *(features.project() if projector else ())]
+    (console or Console()).print(*(f"wrote {path}" for path in written), sep="\n", soft_wrap=True)
     return out
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,8 +12,10 @@ import torch
 from protoclip.cli.arms import Arm, lacking, settings_of
 from protoclip.cli.errors import told
 from protoclip.cli.figures import class_names, prototype_panels, stored_features
+from protoclip.cli.projector import project
 from protoclip.evaluation.representation import modality_gap
 from protoclip.evaluation.tasks import Extracted
+from protoclip.instantiate import SettingsError
 from protoclip.reports.charts import (
     Array,
     confusion_chart,
@@ -71,12 +74,22 @@ class FeatureSections:
 
     def having(self, name: str | None) -> dict[str, Extracted]:
         """Joint features of a set by the titles of the arms that have them."""
-        found = {title: sets[name] for title, sets in self.features.items() if name in sets}
+        found = {title: sets[name] for title, sets in self.features.items() if name is not None and name in sets}
         return {title: each for title, each in found.items() if "features" in each.image}
 
     def sections(self) -> list[Section]:
         """All of them."""
         return [self.embeddings(), self.prototypes(), self.similarities(), self.confusions()]
+
+    def project(self) -> list[Path]:
+        """Write the embeddings of each arm's first run for TensorBoard's projector.
+
+        Returns:
+            The folders.
+        """
+        name = self.labelled
+        having = self.having(name)
+        return [project(arm.first, str(name), having[arm.title]) for arm in self.arms if arm.title in having]
 
     def embeddings(self) -> Section:
         """t-SNE of a labelled set, an arm a map."""
@@ -100,21 +113,24 @@ class FeatureSections:
 
     def prototypes(self) -> Section:
         """Prototypes of each arm with their nearest pairs."""
-        groups, left_out = [], []
+        groups: list[Group] = []
+        without, left_out = [], []
         for arm in self.arms:
-            if not any(key.startswith("model.banks.prototype.") for key in settings_of(arm.first)):
-                left_out.append(f"Left out: {arm.title} has no prototypes of its own.")
-                continue
+            has_bank = any(key.startswith("model.banks.prototype.") for key in settings_of(arm.first))
             try:
-                panels = prototype_panels(arm.first)
+                panels = prototype_panels(arm.first) if has_bank else []
             except (ValueError, OSError) as error:
                 if (line := told(error)) is None:
                     raise
-                left_out.append(f"Left out: {line}.")
+                stale = isinstance(error, SettingsError)
+                left_out.append(f"Left out: {arm.title}: {'settings of another version' if stale else line}.")
                 continue
+            if not panels:
+                without.append(arm.title)
             for side in ("image", "text"):
                 cards = [_card(panel) for panel in panels if panel["modality"] == side]
                 groups += [Group(f"{arm.title}: {side} prototypes", cards=cards)] if cards else []
+        left_out += [f"Left out: no prototypes in {', '.join(without)}."] if without else []
         text = (
             "Some prototypes of the last episode, drawn at random, with the pairs that lie nearest to their centroids."
         )
