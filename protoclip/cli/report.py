@@ -48,6 +48,7 @@ def report(
     table = comparison_table(rows, [column.name for column in columns])
     titles = [arm.title for arm in arms]
     features = FeatureSections(arms, pictures)
+    of_features = features.sections()
     page = Page(
         title=" and ".join(titles) if len(titles) < 3 else f"{titles[0]} and {len(titles) - 1} others",
         subtitle=f"{sum(len(arm.runs) for arm in arms)} runs, report of {now().replace('T', ' ')[:16]} UTC",
@@ -55,7 +56,7 @@ def report(
         settings=Facts(("setting", *titles), [(key, *values) for key, values in differences(arms).items()]),
         table=table,
         columns=columns,
-        sections=[curve_section(arms), *features.sections(), cost_section(arms)],
+        sections=[curve_section(arms), *of_features, cost_section(arms)],
     )
     labels = {column.name: f"{column.kind}: {column.label}" for column in columns}
     texts = {

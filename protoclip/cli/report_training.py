@@ -49,8 +49,8 @@ def cost_section(arms: Sequence[Arm]) -> Section:
             title: {key.removeprefix(PHASE): each for key, each in mean.items() if _is_phase(key)}
             for title, mean in means.items()
         }
-        notes = {title: f"{mean['seconds']:,.0f} s, {mean['relative_epoch']:.2f}" for title, mean in means.items()}
-        groups = [Group("", [chart(cost_chart(phases, notes), "seconds of training by phase", wide=True)])]
+        notes = {title: f"{mean['seconds']:,.0f} s (x {mean['relative_epoch']:.2f})" for title, mean in means.items()}
+        groups = [Group("", [chart(cost_chart(phases, notes), "seconds of training by phase")])]
     return Section(
         "cost",
         "Cost",

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from protoclip.reports.curves import Curve, mean_curve
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#333333")
-"""Of arms, and of the phases of a cost, in order; the eighth has the first again."""
+"""Of arms, in order; the eighth has the first again."""
+PHASE_COLOURS = ("#b3bcc5", *COLOURS[2:])
+"""Of phases, none that the first arms have."""
 WIDTH = 4.8  # inches
 FONT_SIZE = 10.0
 GREY = "#666666"
@@ -137,11 +139,12 @@ def cost_chart(phases: Mapping[str, Mapping[str, float]], notes: Mapping[str, st
     """
     names = list(dict.fromkeys(name for of_arm in phases.values() for name in of_arm))
     names = [name for name in names if any(of_arm.get(name, 0.0) > 0 for of_arm in phases.values())]
-    figure = Figure(figsize=(1.5 * WIDTH, 1.3 + 0.42 * len(phases)), layout="constrained")
+    names.sort(key="training".__ne__)  # first: bars are compared from where they begin
+    figure = Figure(figsize=(WIDTH, 1.5 + 0.42 * len(phases)), layout="constrained")
     axis = _axis(figure, "")
     places = np.arange(len(phases))
     left = np.zeros(len(phases))
-    for name, shade in colours_of(names).items():
+    for name, shade in zip(names, cycle(PHASE_COLOURS), strict=False):
         widths = np.array([of_arm.get(name, 0.0) for of_arm in phases.values()])
         axis.barh(places, widths, left=left, height=0.62, color=shade, label=name.replace("_", " "))
         left += widths
@@ -149,10 +152,10 @@ def cost_chart(phases: Mapping[str, Mapping[str, float]], notes: Mapping[str, st
         axis.text(end, place, f"  {notes[title]}", va="center", fontsize=FONT_SIZE - 1, color=GREY)
     axis.set_yticks(places, list(phases), parse_math=False)
     axis.invert_yaxis()
-    axis.set_xlim(0, 1.3 * float(left.max()))
+    axis.set_xlim(0, 1.45 * float(left.max()))
     axis.set_xlabel("seconds of training")
     axis.tick_params(axis="y", length=0)
-    figure.legend(loc="outside upper left", ncols=min(4, len(names)), frameon=False, fontsize=FONT_SIZE - 1)
+    figure.legend(loc="outside upper left", ncols=min(3, len(names)), frameon=False, fontsize=FONT_SIZE - 1)
     return figure
 
 

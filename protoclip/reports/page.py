@@ -26,13 +26,11 @@ class Shown:
         source: a data URI.
         alt: what it shows, for those who do not see it.
         caption: beneath it.
-        wide: whether it takes the whole width of the page.
     """
 
     source: str
     alt: str
     caption: str = ""
-    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -141,11 +139,11 @@ def _shown_cell(cell: Cell | None, digits: int) -> dict[str, object] | None:
     }
 
 
-def chart(figure: Figure, alt: str, caption: str = "", *, wide: bool = False) -> Shown:
+def chart(figure: Figure, alt: str, caption: str = "") -> Shown:
     """A drawn figure as vectors."""
     with BytesIO() as buffer, mpl.rc_context({"svg.hashsalt": alt}):  # the same figure gives the same bytes
         figure.savefig(buffer, format="svg", metadata={"Date": None})
-        return Shown(_data_uri(buffer.getvalue(), "svg+xml"), alt, caption, wide)
+        return Shown(_data_uri(buffer.getvalue(), "svg+xml"), alt, caption)
 
 
 def bitmap(png: bytes, alt: str, caption: str = "") -> Shown:

@@ -84,7 +84,7 @@ def test_costs_are_stacked_and_empty_phases_left_out() -> None:
     figure = cost_chart(phases, {"CLIP": "4 s", "Proto": "6 s"})
     axis = figure.axes[0]
     bars = [(box.get_x(), box.get_width()) for bars in axis.containers for box in bars.patches]  # type: ignore[attr-defined]
-    assert bars == [(0, 0), (0, 2), (0, 4), (2, 4)]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["extraction", "training"]
+    assert bars == [(0, 4), (0, 4), (4, 0), (4, 2)]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["training", "extraction"]
     assert [text.strip() for text in texts(figure)] == ["4 s", "6 s"]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["CLIP", "Proto"]

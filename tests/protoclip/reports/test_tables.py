@@ -144,6 +144,6 @@ def test_markdown_with_a_metric_a_line() -> None:
         "| metric | clip | proto | none |",
         "| --- | ---: | ---: | ---: |",
         "| top-1 \\| all | 12.00 ± 2.00 | **14.50 ± 1.50** (+2.50 [-3.85, 8.85]) | 9.00 (-1.00) |",
-        "| scenes_clustering/ari | **0.216** | **0.216** (-0.000) | - |",
+        "| scenes_clustering/ari | **0.216** | **0.216** (+0.000) | - |",
         "| seeds | 2 | 2 | 1 |",
     ]
