@@ -11,7 +11,7 @@ from torch import Tensor
 from datamodules.datamodule import ImageTextDataModule
 from datamodules.episodes import SampleKey
 from datamodules.sources import Pictures
-from protoclip.evaluation.tasks import Extracted
+from protoclip.evaluation import Extracted
 from protoclip.instantiate import instantiate
 from protoclip.module import ImageTextPretraining
 from protoclip.prototypes import PrototypeBank

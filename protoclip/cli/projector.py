@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from protoclip.cli.figures import picture_set
-from protoclip.evaluation.tasks import Extracted
+from protoclip.evaluation import Extracted
 from protoclip.reports.projector import write_projector
 from protoclip.runs import Run
 

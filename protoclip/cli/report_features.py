@@ -13,8 +13,7 @@ from protoclip.cli.arms import Arm, lacking, settings_of
 from protoclip.cli.errors import told
 from protoclip.cli.figures import class_names, prototype_panels, stored_features
 from protoclip.cli.projector import project
-from protoclip.evaluation.representation import modality_gap
-from protoclip.evaluation.tasks import Extracted
+from protoclip.evaluation import Extracted, confusion_matrix, modality_gap
 from protoclip.instantiate import SettingsError
 from protoclip.reports.charts import (
     Array,
@@ -214,8 +213,6 @@ def _cosines(found: Extracted) -> tuple[Array, Array]:
 
 def _shares(found: Extracted) -> Array:
     """The zero-shot confusion matrix in percent of each true class."""
-    from protoclip.evaluation.confusion import confusion_matrix  # noqa: PLC0415
-
     assert found.class_features is not None
     counts = confusion_matrix(found.image["features"], found.class_features, found.labels).double()
     shares: Array = (100 * counts / counts.sum(dim=1, keepdim=True).clamp(min=1)).numpy()

@@ -14,7 +14,7 @@ from torch.nn import functional
 from protoclip.cli import main
 from protoclip.cli.compose import compose_config
 from protoclip.cli.experiment import run_experiment
-from protoclip.evaluation.tasks import Extracted
+from protoclip.evaluation import Extracted
 from protoclip.runs import Run
 from tests.conftest import TINY, TINY_PROTOTYPES
 from tests.pages import Parsed, parse
