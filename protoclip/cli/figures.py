@@ -1,28 +1,33 @@
 """Figures of finished runs: embeddings side by side, and what the prototypes have gathered."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from datamodules.datamodule import ImageTextDataModule
 from datamodules.episodes import SampleKey
+from datamodules.sources import Pictures
+from protoclip.evaluation import Extracted
 from protoclip.instantiate import instantiate
 from protoclip.module import ImageTextPretraining
 from protoclip.prototypes import PrototypeBank
 from protoclip.reports.figures import PrototypePanel, prototype_gallery, prototype_neighbours, tsne_figure
-from protoclip.runs import Run, load
+from protoclip.runs import SETTINGS, Run, load
 
 SHOWN = 6
 """Prototypes of each modality in a gallery."""
 NEAREST = 6
 """Pairs shown of each prototype; smaller ones are not drawn."""
+MEMBERS = 512
+"""Pairs of a prototype that are looked at."""
 STUDENTS_TEACHERS = {"cross": {"text": "image", "image": "text"}, "same": {"image": "image", "text": "text"}}
 """By source: the side of the bank, and the modality whose clusters it holds."""
 
 
-@torch.no_grad()
 def draw_embeddings(runs: Mapping[str, Run], pictures: str, path: Path) -> Path:
     """t-SNE of the same labelled pictures under every run's image tower.
 
@@ -31,23 +36,54 @@ def draw_embeddings(runs: Mapping[str, Run], pictures: str, path: Path) -> Path:
         pictures: name of a labelled picture set of their test.
         path: file to write.
     """
-    panels: dict[str, tuple[Tensor, Tensor]] = {}
-    classnames = None
-    for title, run in runs.items():
-        module, settings = load(run.path)
-        datamodule = instantiate(ImageTextDataModule, settings["data"], "data")
-        classnames = getattr(datamodule.test[pictures], "classnames", None)
-        parts = [
-            (module.encode("image", batch["image"])["features"], batch["label"])
-            for batch in datamodule.evaluation_dataloader(datamodule.test[pictures])
-        ]
-        features, labels = (torch.cat(column) for column in zip(*parts, strict=True))
-        panels[title] = (features, labels)
-    tsne_figure(panels, path, classnames=classnames)
+    panels = {title: embeddings(run, pictures) for title, run in runs.items()}
+    tsne_figure(panels, path, classnames=class_names(next(iter(runs.values())), pictures))
     return path
 
 
 @torch.no_grad()
+def embeddings(run: Run, pictures: str) -> tuple[Tensor, Tensor]:
+    """Image features [pictures, dim] and labels [pictures] of a set of a run's test."""
+    module, settings = load(run.path)
+    datamodule = instantiate(ImageTextDataModule, settings["data"], "data")
+    parts = [
+        (module.encode("image", batch["image"])["features"], batch["label"])
+        for batch in datamodule.evaluation_dataloader(datamodule.test[pictures])
+    ]
+    features, labels = (torch.cat(column) for column in zip(*parts, strict=True))
+    return features, labels
+
+
+def stored_features(run: Run) -> Mapping[str, Extracted]:
+    """What the test of a run has stored, by picture set; nothing where it has stored nothing."""
+    from protoclip.runs import features  # type: ignore[attr-defined]  # noqa: PLC0415
+
+    found: Mapping[str, Extracted] = features(run.path)
+    return found
+
+
+@dataclass(frozen=True)
+class _Sets:
+    """Picture sets, as a run's settings name them."""
+
+    test: Mapping[str, Pictures]
+
+
+def picture_set(run: Run, name: str) -> Pictures | None:
+    """A set of a run's test by its settings; None where it was tested on later."""
+    file = run.path / SETTINGS
+    settings = OmegaConf.to_container(OmegaConf.load(file)) if file.exists() else {}
+    assert isinstance(settings, dict)
+    found = settings.get("data", {}).get("test", {}).get(name)
+    return found and instantiate(_Sets, {"test": {name: found}}, "data").test[name]
+
+
+def class_names(run: Run, pictures: str) -> Sequence[str] | None:
+    """Names of the classes of a set of a run's test, where its settings tell them."""
+    found: Sequence[str] | None = getattr(picture_set(run, pictures), "classnames", None)
+    return found
+
+
 def draw_prototypes(run: Run, path: Path) -> Path:
     """Prototypes of a run's last episode, drawn at random, with their nearest pairs.
 
@@ -58,44 +94,75 @@ def draw_prototypes(run: Run, path: Path) -> Path:
     Raises:
         ValueError: the run has none.
     """
-    module, settings = load(run.path)
-    if "prototype" not in module.banks:
+    panels = prototype_panels(run)
+    if not panels:
         raise ValueError(f"{run.path} has no prototypes of its own: set compare.prototypes_of to another arm, or null")
-    datamodule = instantiate(ImageTextDataModule, settings["data"], "data")
-    bank = module.banks["prototype"]
-    assert isinstance(bank, PrototypeBank)
-    block = int(bank.block)
-    indices = datamodule.plan.indices(block)
-    features = _project(module, datamodule, block * datamodule.plan.refresh_every)
-    chosen_by = torch.Generator().manual_seed(settings["seed_everything"])
-    panels: list[PrototypePanel] = []
-    for modality, teacher in STUDENTS_TEACHERS[bank.source].items():
-        side = bank.side(modality)
-        labelled = (side.labels >= 0).nonzero().squeeze(1)
-        nearest = prototype_neighbours(features[teacher][labelled], side.centroids, side.labels[labelled], NEAREST)
-        full = (side.counts >= NEAREST).nonzero().squeeze(1)
-        for number in full[torch.randperm(len(full), generator=chosen_by)[:SHOWN]].tolist():
-            pairs = [
-                datamodule.dataset.pair(SampleKey(int(indices[place]), place, 0, block, "show"))
-                for place in labelled[nearest[number]].tolist()
-            ]
-            panels.append(
-                PrototypePanel(
-                    modality="image" if teacher == "image" else "text",
-                    id=number,
-                    size=int(side.counts[number]),
-                    images=[pair.picture for pair in pairs],
-                    captions=[pair.caption for pair in pairs],
-                )
-            )
     prototype_gallery(path, panels)
     return path
 
 
-def _project(module: ImageTextPretraining, datamodule: ImageTextDataModule, episode: int) -> dict[str, Tensor]:
-    """Projected features of an episode's pairs by position."""
+@torch.no_grad()
+def prototype_panels(run: Run) -> list[PrototypePanel]:
+    """Prototypes of a run's last episode, drawn at random, with their nearest pairs, those of images first.
+
+    Of a prototype's members the first ``MEMBERS`` are looked at, so the cost does not grow with the episode.
+
+    Returns:
+        None of a run without prototypes of its own.
+
+    Raises:
+        ValueError: they are of both modalities at once, or all small, or the run was trained on a stream.
+    """
+    module, settings = load(run.path)
+    if "prototype" not in module.banks:
+        return []
+    datamodule = instantiate(ImageTextDataModule, settings["data"], "data")
+    if datamodule.stream is not None:
+        raise ValueError(f"{run.path} was trained on a stream, whose pairs cannot be looked up for a gallery")
+    bank = module.banks["prototype"]
+    assert isinstance(bank, PrototypeBank)
+    if bank.source not in STUDENTS_TEACHERS:
+        raise ValueError(f"{run.path} has {bank.source} prototypes, and a gallery shows those of one modality each")
+    sides = {teacher: bank.side(modality) for modality, teacher in STUDENTS_TEACHERS[bank.source].items()}
+    chosen_by = torch.Generator().manual_seed(settings["seed_everything"])
+    members: dict[tuple[str, int], Tensor] = {}
+    for teacher, side in sides.items():
+        full = (side.counts >= NEAREST).nonzero().squeeze(1)
+        for number in full[torch.randperm(len(full), generator=chosen_by)[:SHOWN]].tolist():
+            members[teacher, number] = (side.labels == number).nonzero().squeeze(1)[:MEMBERS]
+    if not members:
+        raise ValueError(f"{run.path} has no prototype of {NEAREST} pairs or more to show")
+    places = torch.tensor(sorted({place for own in members.values() for place in own.tolist()}))
+    block = int(bank.block)
+    features = _project(module, datamodule, block * datamodule.plan.refresh_every, places)
+    indices = datamodule.plan.indices(block)
+    panels: list[PrototypePanel] = []
+    for (teacher, number), own in members.items():
+        centroid = sides[teacher].centroids[[number]]
+        projected = features[teacher][torch.searchsorted(places, own)]
+        nearest = prototype_neighbours(projected, centroid, torch.zeros_like(own), NEAREST)[0]
+        pairs = [
+            datamodule.dataset.pair(SampleKey(int(indices[place]), place, 0, block, "show"))
+            for place in own[nearest].tolist()
+        ]
+        panels.append(
+            PrototypePanel(
+                modality=teacher,
+                id=number,
+                size=int(sides[teacher].counts[number]),
+                images=[pair.picture for pair in pairs],
+                captions=[pair.caption for pair in pairs],
+            )
+        )
+    return panels
+
+
+def _project(
+    module: ImageTextPretraining, datamodule: ImageTextDataModule, episode: int, places: Tensor
+) -> dict[str, Tensor]:
+    """Projected features of an episode's pairs at these places."""
     parts = []
-    for batch in datamodule.extraction_dataloader(episode):
+    for batch in datamodule.extraction_dataloader(episode, places.numpy()):
         features = {key.tower: value for key, value in module(batch).items() if key.output == "prototype"}
         parts.append((features["image"], features["text"]))
     images, texts = (torch.cat(column) for column in zip(*parts, strict=True))

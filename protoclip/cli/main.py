@@ -70,6 +70,16 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("regions", help="detect the regions of each picture, once, for training to read")
     command.add_argument("overrides", nargs="*", help="Hydra words, such as data=scenes detector=fasterrcnn_resnet50")
     command.set_defaults(command=_regions)
+    command = commands.add_parser(
+        "report", help="finished runs on one page: table, curves, embeddings, prototypes, cost"
+    )
+    command.add_argument("runs", nargs="+", type=Path, help="run directories, or folders of a comparison")
+    command.add_argument("--out", type=Path, default=Path("report.html"), help="the page; tables are written beside it")
+    command.add_argument("--pictures", help="labelled set of t-SNE and confusion matrices")
+    command.add_argument(
+        "--projector", action="store_true", help="write the embeddings for TensorBoard's projector too"
+    )
+    command.set_defaults(command=_report)
     command = commands.add_parser("runs", help="list runs with their state and main figures")
     command.add_argument("folder", nargs="?", type=Path, default=Path("runs"))
     command.set_defaults(command=_runs)
@@ -111,6 +121,12 @@ def _regions(arguments: argparse.Namespace) -> None:
     from protoclip.cli.regions import detect_regions  # noqa: PLC0415 - torch and Lightning take seconds
 
     detect_regions(arguments.overrides)
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from protoclip.cli.report import report  # noqa: PLC0415 - torch and matplotlib take seconds
+
+    report(arguments.runs, arguments.out, pictures=arguments.pictures, projector=arguments.projector)
 
 
 def _runs(arguments: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ Figures are made without pyplot, so matplotlib's global state is left alone; the
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias, TypedDict
+from typing import IO, Any, TypeAlias, TypedDict
 
 import numpy as np
 import torch
@@ -51,7 +51,7 @@ class PrototypePanel(TypedDict):
 
 def tsne_figure(
     panels: Mapping[str, tuple[Tensor, Tensor]],
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | IO[bytes],
     *,
     classnames: Sequence[str] | None = None,
     seed: int = 0,
@@ -64,7 +64,7 @@ def tsne_figure(
 
     Args:
         panels: Title to (features [samples, dim], labels [samples]); the samples are the same in every panel.
-        path: File to write.
+        path: File to write, by its name or open.
         classnames: Names in the order of the labels; None: the numbers.
         seed: Draws the points and starts t-SNE.
         points: Samples shown, the same ones in every panel.
@@ -211,14 +211,14 @@ def _panel(
     )
     bottom = top - TITLE_HEIGHT * 0.7 - strip_height
     axis = figure.add_axes((left / width, bottom / height, BLOCK_WIDTH / width, strip_height / height))
-    axis.imshow(_strip(panel["images"], length), aspect="auto", interpolation="lanczos")
+    axis.imshow(prototype_strip(panel["images"], length), aspect="auto", interpolation="lanczos")
     axis.set_axis_off()
     place = (left / width, (bottom - 0.05) / height)
     figure.text(*place, captions, fontsize=FONT_SIZE, va="top", linespacing=1.2, parse_math=False)
 
 
-def _strip(images: Sequence[Picture], length: int) -> Array:
-    """Centre-cropped thumbnails in a row of ``length`` places, white where there are fewer."""
+def prototype_strip(images: Sequence[Picture], length: int) -> Array:
+    """Centre-cropped thumbnails [height, width, 3] in a row of ``length`` places, white where there are fewer."""
     strip = Image.new("RGB", (length * THUMBNAIL, THUMBNAIL), "white")
     margin = 3
     for place, picture in enumerate(images):

@@ -178,6 +178,24 @@ def to_markdown(table: Table, titles: Mapping[str, str] | None = None, *, interv
     return markdown_lines([header, rule, *_texts(table, "**{}**", intervals=intervals)])
 
 
+def to_markdown_by_metric(table: Table, titles: Mapping[str, str]) -> str:
+    """Render as a Markdown table with a metric a line, so that a page holds many: see ``to_markdown``.
+
+    Args:
+        table: the comparison.
+        titles: printed instead of the columns.
+    """
+    header = ["metric", *(" ".join(line.key) for line in table.lines)]
+    lines = [[titles.get(name, name), *cells] for name, *cells in _by_metric(table, "**{}**", intervals=True)]
+    return markdown_lines([header, ["---"] + ["---:"] * len(table.lines), *lines])
+
+
+def _by_metric(table: Table, bold: str, *, intervals: bool = False) -> list[tuple[str, ...]]:
+    """Printed cells, column by column: its name, then the groups."""
+    groups = [cells[len(table.group_by) :] for cells in _texts(table, bold, intervals=intervals)]
+    return list(zip((*table.columns, "seeds"), *groups, strict=True))
+
+
 def markdown_lines(lines: Iterable[Iterable[str]]) -> str:
     """Cells as lines of a Markdown table."""
     escaped = [[cell.replace("|", "\\|") for cell in line] for line in lines]
@@ -218,7 +236,6 @@ def print_table(table: Table, console: Console) -> None:
     view.add_column("/".join(table.group_by), no_wrap=True)
     for line in table.lines:
         view.add_column(escape(" ".join(line.key)), justify="right")
-    groups = [cells[len(table.group_by) :] for cells in _texts(table, "[bold]{}[/bold]")]
-    for name, *values in zip((*table.columns, "seeds"), *groups, strict=True):
+    for name, *values in _by_metric(table, "[bold]{}[/bold]"):
         view.add_row(escape(name), *values)
     console.print(view)

@@ -164,7 +164,7 @@ def test_gallery_has_a_strip_and_captions_per_prototype(tmp_path: Path, saved: l
 
 
 def test_strip_puts_pictures_side_by_side() -> None:
-    strip = figures._strip(_prototype("image", 2, [])["images"], length=3)
+    strip = figures.prototype_strip(_prototype("image", 2, [])["images"], length=3)
     side = figures.THUMBNAIL
     assert strip.shape == (side, 3 * side, 3)
     centres = [strip[side // 2, place * side + side // 2].tolist() for place in range(3)]

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from protoclip.reports import Row, Table, comparison_table, print_table, to_csv, to_markdown
 from protoclip.reports.paired import Difference
+from protoclip.reports.tables import to_markdown_by_metric
 
 TOP1, ARI = "scenes_zero_shot/top1", "scenes_clustering/ari"
 
@@ -135,3 +136,14 @@ def test_costs_have_no_best() -> None:
     rows = [*_rows("a", "cost", "seconds", [1.0]), *_rows("b", "cost", "seconds", [2.0])]
     table = comparison_table(rows, ["cost/seconds"])
     assert [cell.best for line in table.lines for cell in line.cells if cell] == [False, False]
+
+
+def test_markdown_with_a_metric_a_line() -> None:
+    lines = to_markdown_by_metric(_table(), {TOP1: "top-1 | all"}).splitlines()
+    assert lines == [
+        "| metric | clip | proto | none |",
+        "| --- | ---: | ---: | ---: |",
+        "| top-1 \\| all | 12.00 ± 2.00 | **14.50 ± 1.50** (+2.50 [-3.85, 8.85]) | 9.00 (-1.00) |",
+        "| scenes_clustering/ari | **0.216** | **0.216** (+0.000) | - |",
+        "| seeds | 2 | 2 | 1 |",
+    ]

@@ -1,0 +1,219 @@
+"""The sections of a report, each of a page's arms: what there is, and in a line why something is not."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from protoclip.cli.arms import Arm, lacking, settings_of
+from protoclip.cli.errors import told
+from protoclip.cli.figures import class_names, prototype_panels, stored_features
+from protoclip.cli.projector import project
+from protoclip.evaluation import Extracted, confusion_matrix, modality_gap
+from protoclip.instantiate import SettingsError
+from protoclip.reports.charts import (
+    Array,
+    confusion_chart,
+    most_confused,
+    similarity_chart,
+)
+from protoclip.reports.figures import PrototypePanel, prototype_strip, tsne_figure
+from protoclip.reports.page import Card, Group, Section, bitmap, chart, photograph
+
+CLASSES = 12
+"""Of a confusion matrix; of more, those that are confused most."""
+PAIRS = 1000
+"""Pictures whose similarities to each other's captions are shown."""
+
+
+@dataclass(frozen=True)
+class FeatureSections:
+    """What the sections are made of.
+
+    Attributes:
+        arms: in their order.
+        pictures: labelled set of t-SNE and confusion matrices; None for the first that the arms have.
+    """
+
+    arms: Sequence[Arm]
+    pictures: str | None = None
+
+    @cached_property
+    def features(self) -> dict[str, Mapping[str, Extracted]]:
+        """Of the arms by title, those of the first run."""
+        return {arm.title: stored_features(arm.first) for arm in self.arms}
+
+    @property
+    def labelled(self) -> str | None:
+        """The labelled set that is shown.
+
+        Raises:
+            ValueError: no arm has features of the set that was asked for.
+        """
+        names = [
+            name
+            for sets in self.features.values()
+            for name, found in sets.items()
+            if found.class_features is not None and not name.endswith("_train")
+        ]
+        if self.pictures is not None and self.pictures not in names:
+            known = ", ".join(dict.fromkeys(names)) or "none"
+            raise ValueError(f"no features of a labelled set {self.pictures!r}: set --pictures to one of {known}")
+        return self.pictures or max(dict.fromkeys(names), key=names.count, default=None)
+
+    @property
+    def paired(self) -> str | None:
+        """The set of pairs that is shown."""
+        names = [name for sets in self.features.values() for name, found in sets.items() if found.text]
+        return max(dict.fromkeys(names), key=names.count, default=None)
+
+    def having(self, name: str | None) -> dict[str, Extracted]:
+        """Joint features of a set by the titles of the arms that have them."""
+        found = {title: sets[name] for title, sets in self.features.items() if name is not None and name in sets}
+        return {title: each for title, each in found.items() if "features" in each.image}
+
+    def sections(self) -> list[Section]:
+        """All of them."""
+        return [self.embeddings(), self.prototypes(), self.similarities(), self.confusions()]
+
+    def project(self) -> list[Path]:
+        """Write the embeddings of each arm's first run for TensorBoard's projector.
+
+        Returns:
+            The folders.
+        """
+        name = self.labelled
+        having = self.having(name)
+        return [project(arm.first, str(name), having[arm.title]) for arm in self.arms if arm.title in having]
+
+    def embeddings(self) -> Section:
+        """t-SNE of a labelled set, an arm a map."""
+        name = self.labelled
+        figures = []
+        having = self.having(name)
+        names = self.class_names(name)
+        for title, found in having.items():
+            with BytesIO() as buffer:
+                tsne_figure({title: (found.image["features"], found.labels)}, buffer, classnames=names)
+                figures.append(bitmap(buffer.getvalue(), f"t-SNE of {name}, {title}"))
+        return Section(
+            "embeddings",
+            "Embeddings",
+            f"t-SNE of the image features of {name}, the same pictures for each; colours are classes.",
+            [Group("", figures)] if figures else (),
+            left_out=lacking(
+                self.arms, having, f"stored features of {name or 'a labelled set'}: protoclip test writes them"
+            ),
+        )
+
+    def prototypes(self) -> Section:
+        """Prototypes of each arm with their nearest pairs."""
+        groups: list[Group] = []
+        without, left_out = [], []
+        for arm in self.arms:
+            has_bank = any(key.startswith("model.banks.prototype.") for key in settings_of(arm.first))
+            try:
+                panels = prototype_panels(arm.first) if has_bank else []
+            except (ValueError, OSError) as error:
+                if (line := told(error)) is None:
+                    raise
+                stale = isinstance(error, SettingsError)
+                left_out.append(f"Left out: {arm.title}: {'settings of another version' if stale else line}.")
+                continue
+            if not panels:
+                without.append(arm.title)
+            for side in ("image", "text"):
+                cards = [_card(panel) for panel in panels if panel["modality"] == side]
+                groups += [Group(f"{arm.title}: {side} prototypes", cards=cards)] if cards else []
+        left_out += [f"Left out: no prototypes in {', '.join(without)}."] if without else []
+        text = (
+            "Some prototypes of the last episode, drawn at random, with the pairs that lie nearest to their centroids."
+        )
+        return Section("prototypes", "Prototypes", text, groups, left_out=left_out)
+
+    def similarities(self) -> Section:
+        """Cosines of matched and unmatched pairs, and the modality gap."""
+        name = self.paired
+        having = {title: found for title, found in self.having(name).items() if "features" in found.text}
+        cosines = {title: _cosines(found) for title, found in having.items()}
+        both = [values for pair in cosines.values() for values in pair]
+        limits = (min(map(np.min, both), default=0.0), max(map(np.max, both), default=1.0))
+        figures = []
+        for title, (matched, unmatched) in cosines.items():
+            first = torch.searchsorted(having[title].owner, torch.arange(len(having[title].labels)))
+            gap = modality_gap(having[title].image["features"], having[title].text["features"][first])
+            caption = (
+                f"modality gap {gap:.3f}, mean cosine {matched.mean():.3f} matched, {unmatched.mean():.3f} unmatched"
+            )
+            drawn = similarity_chart(title, matched, unmatched, limits)
+            figures.append(chart(drawn, f"similarities of image-text pairs, {title}", caption))
+        return Section(
+            "similarities",
+            "Image-text similarities",
+            f"Cosines of the pairs of {name}, each picture with its first caption and with those of the others. "
+            "The modality gap is the distance of the mean image to the mean text.",
+            [Group("", figures)] if figures else (),
+            left_out=lacking(
+                self.arms, having, f"stored features of {name or 'a set of pairs'}: protoclip test writes them"
+            ),
+        )
+
+    def confusions(self) -> Section:
+        """Zero-shot confusion matrices of a labelled set, or the part that is confused most."""
+        name = self.labelled
+        having = {title: found for title, found in self.having(name).items() if found.class_features is not None}
+        shares = {title: _shares(found) for title, found in having.items()}
+        figures = []
+        part = ""
+        if shares:
+            classes = len(next(iter(shares.values())))
+            chosen = most_confused(list(shares.values()), CLASSES)
+            names = self.class_names(name) or [str(number) for number in range(classes)]
+            for title, matrix in shares.items():
+                drawn = confusion_chart(title, matrix[np.ix_(chosen, chosen)], [names[number] for number in chosen])
+                figures.append(chart(drawn, f"zero-shot confusion of {name}, {title}"))
+            part = (
+                f" Of its {classes} classes the {len(chosen)} that are confused most." if len(chosen) < classes else ""
+            )
+        return Section(
+            "confusion",
+            "Confusion",
+            f"Zero-shot classification of {name}, in percent of a true class' pictures.{part}",
+            [Group("", figures)] if figures else (),
+            left_out=lacking(
+                self.arms, having, f"stored features of {name or 'a labelled set'}: protoclip test writes them"
+            ),
+        )
+
+    def class_names(self, name: str | None) -> Sequence[str] | None:
+        """Of a labelled set, by the first arm whose settings tell them."""
+        if name is None:
+            return None
+        return next((found for arm in self.arms if (found := class_names(arm.first, name))), None)
+
+
+def _card(panel: PrototypePanel) -> Card:
+    title = f"{panel['modality']} prototype {panel['id']}"
+    strip = photograph(prototype_strip(panel["images"], len(panel["images"])), f"nearest pictures of {title}")
+    return Card(title, f"{panel['size']:,} samples", strip, panel["captions"])
+
+
+def _cosines(found: Extracted) -> tuple[Array, Array]:
+    """Of the first pictures with their first captions, and with those of the others."""
+    first = torch.searchsorted(found.owner, torch.arange(min(PAIRS, len(found.labels))))
+    images, texts = found.image["features"][: len(first)].float(), found.text["features"][first].float()
+    cosines = images @ texts.T
+    own = torch.eye(len(first), dtype=torch.bool)
+    return cosines[own].numpy(), cosines[~own].numpy()
+
+
+def _shares(found: Extracted) -> Array:
+    """The zero-shot confusion matrix in percent of each true class."""
+    assert found.class_features is not None
+    counts = confusion_matrix(found.image["features"], found.class_features, found.labels).double()
+    shares: Array = (100 * counts / counts.sum(dim=1, keepdim=True).clamp(min=1)).numpy()
+    return shares
