@@ -112,17 +112,17 @@ class Run:
             pass
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """What ``lightning.yaml`` holds, ``${run_dir}`` left open."""
+        settings = OmegaConf.to_container(OmegaConf.load(self.path / SETTINGS))
+        assert isinstance(settings, dict)
+        return {str(key): value for key, value in settings.items()}
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What ``describe`` kept: hash, manifest, git, started, seed, episodes."""
         facts: dict[str, Any] = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
         return facts
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What ``lightning.yaml`` holds: ``model``, ``data``, ``trainer``, ``run``, ``seed_everything``."""
-        settings = OmegaConf.to_container(OmegaConf.load(self.path / SETTINGS))
-        assert isinstance(settings, dict)
-        return {str(key): value for key, value in settings.items()}
 
     @property
     def finished_episodes(self) -> int:
@@ -183,7 +183,7 @@ def load(path: str | os.PathLike[str]) -> tuple[ImageTextPretraining, dict[str, 
         path: a run directory.
 
     Returns:
-        The module and the run's ``settings``.
+        The module and what ``lightning.yaml`` holds: ``model``, ``data``, ``trainer``, ``run``, ``seed_everything``.
 
     Raises:
         ValueError: the directory holds no run with a checkpoint, or a damaged one.
@@ -191,26 +191,11 @@ def load(path: str | os.PathLike[str]) -> tuple[ImageTextPretraining, dict[str, 
     run = Run(Path(path), Path(path).name)
     if run.last is None:
         raise ValueError(f"{path} holds no checkpoint: give a directory runs/NAME/HASH of a run that was trained")
-    settings = run.settings
+    settings = OmegaConf.to_container(OmegaConf.load(run.path / SETTINGS))
+    assert isinstance(settings, dict)
     module = instantiate(ImageTextPretraining, settings["model"], "model")
     module.load_state_dict(read_checkpoint(run.last)["state_dict"])
-    return module.eval(), settings
-
-
-def finished_runs(*patterns: str) -> list[Run]:
-    """The finished runs among directories, the newest first.
-
-    Args:
-        patterns: of directories, such as ``runs/*/*``.
-
-    Raises:
-        ValueError: there is none.
-    """
-    paths = {path for pattern in patterns for path in map(Path, glob(pattern))}  # noqa: PTH207 - Path's refuses absolute ones
-    done = [run for path in paths if (run := Run(path, path.name)).done]
-    if not done:
-        raise ValueError(f"no finished run in {' '.join(patterns)}: train one, or give the runs/NAME/HASH of one")
-    return sorted(done, key=lambda run: (run.path / "DONE").stat().st_mtime, reverse=True)
+    return module.eval(), {str(key): value for key, value in settings.items()}
 
 
 def config_hash(config: Mapping[str, Any], fingerprints: Mapping[str, str]) -> str:
@@ -243,6 +228,22 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def finished_runs(*patterns: str) -> list[Run]:
+    """The finished runs among directories, the newest first.
+
+    Args:
+        patterns: of directories, such as ``runs/*/*``.
+
+    Raises:
+        ValueError: there is none.
+    """
+    paths = {path for pattern in patterns for path in map(Path, glob(pattern))}  # noqa: PTH207 - Path's refuses absolute ones
+    done = [run for path in paths if (run := Run(path, path.name)).done]
+    if not done:
+        raise ValueError(f"no finished run in {' '.join(patterns)}: train one, or give the runs/NAME/HASH of one")
+    return sorted(done, key=lambda run: (run.path / "DONE").stat().st_mtime, reverse=True)
 
 
 def git_revision() -> str:
