@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from glob import glob
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -267,6 +268,22 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def finished_runs(*patterns: str) -> list[Run]:
+    """The finished runs among directories, the newest first.
+
+    Args:
+        patterns: of directories, such as ``runs/*/*``.
+
+    Raises:
+        ValueError: there is none.
+    """
+    paths = {path for pattern in patterns for path in map(Path, glob(pattern))}  # noqa: PTH207 - Path's refuses absolute ones
+    done = [run for path in paths if (run := Run(path, path.name)).done]
+    if not done:
+        raise ValueError(f"no finished run in {' '.join(patterns)}: train one, or give the runs/NAME/HASH of one")
+    return sorted(done, key=lambda run: (run.path / "DONE").stat().st_mtime, reverse=True)
 
 
 def git_revision() -> str:

@@ -122,6 +122,16 @@ class PrototypeBank(nn.Module):
         assert isinstance(side, PrototypeSide)
         return side
 
+    @property
+    def clusterings(self) -> dict[str, PrototypeSide]:
+        """The side that holds the clusters of ``image`` and of ``text`` features, or of the ``joint`` ones."""
+        sides = {
+            "cross": {"image": self.text, "text": self.image},
+            "same": {"image": self.image, "text": self.text},
+            "joint": {"joint": self.image},
+        }
+        return sides[self.source]
+
 
 def prototype_count(episode_size: int, num_prototypes: int | None, images_per_prototype: float | None) -> int:
     """K, given either as a number or as images per prototype."""

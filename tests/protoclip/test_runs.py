@@ -98,6 +98,23 @@ def test_files_are_replaced_as_a_whole(run: Run, monkeypatch: pytest.MonkeyPatch
     assert {path.name for path in run.path.iterdir()} == {"config.yaml", "run.json", "rows.jsonl", "DONE"}
 
 
+def test_settings_are_those_of_the_file(run: Run) -> None:
+    run.describe({"lightning.yaml": "model: {a: [1, x]}\ntrainer: {path: '${run_dir}/b'}\n"})
+    assert run.settings == {"model": {"a": [1, "x"]}, "trainer": {"path": "${run_dir}/b"}}
+
+
+def test_finished_runs_the_newest_first(tmp_path: Path) -> None:
+    made = [Run(tmp_path / name, name) for name in ("b", "a", "c", "unfinished")]
+    for age, run in enumerate(made):
+        run.describe({})
+        if run.hash != "unfinished":
+            run.finish()
+            os.utime(run.path / "DONE", (age, age))
+    assert runs.finished_runs(str(tmp_path / "*"), str(tmp_path / "a")) == [made[2], made[1], made[0]]
+    with pytest.raises(ValueError, match=r"no finished run in .*unfinished: train one, or give"):
+        runs.finished_runs(str(made[3].path))
+
+
 def test_last_is_neither_previous_nor_diagnostic(run: Run) -> None:
     for name in ("previous", "diagnostic", "best"):
         AtomicCheckpointIO().save_checkpoint({}, run.path / "checkpoints" / f"{name}.ckpt")

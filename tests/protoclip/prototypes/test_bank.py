@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 import torch
 
-from protoclip.prototypes import ABSENT, LEFT_OUT, Assignment, PrototypeBank
+from protoclip.prototypes import ABSENT, LEFT_OUT, Assignment, PrototypeBank, assign_prototypes
 from protoclip.prototypes.bank import prototype_count
 
 SIZE, DIM, COUNT = 12, 4, 3
@@ -199,3 +199,14 @@ def test_the_teachers_width_may_be_its_own() -> None:
     written.write(0, given, given)
     assert torch.equal(written.text.centroids, given.centroids)
     assert written.image.prototypes.shape == (COUNT, DIM)
+
+
+@pytest.mark.parametrize("source", ["cross", "same", "joint"])
+def test_the_sides_by_what_was_clustered(source: Source) -> None:
+    image, text = torch.randn(2, SIZE, DIM, generator=torch.Generator().manual_seed(0))
+    found, written = assign_prototypes(image, text, COUNT, source=source), bank(source)
+    written.write(0, found.image, found.text)
+    assert written.clusterings.keys() == found.clusters.keys()
+    for modality, clusters in found.clusters.items():
+        assert written.clusterings[modality].centroids.equal(clusters.centroids)
+        assert written.clusterings[modality].labels.equal(clusters.labels)
