@@ -20,8 +20,7 @@ from protoclip.prototypes import PrototypeBank
 from protoclip.reports.rows import read_rows
 from protoclip.terms import Term
 from protoclip.towers.leff import LeFF
-from tests.conftest import TINY, TINY_METHODS, TINY_PROTOTYPES, Compose
-from tests.test_recipes import composed
+from tests.conftest import TINY, TINY_METHODS, TINY_PROTOTYPES, Compose, composed
 from tests.tiny import Batches, Built, build, tiny_config
 
 SUPERVISION = {"image_text": 1, "image_ssl": 2, "mlm": 2, "multi_view": 3, "nearest_neighbour": 4, "tokens": 5}
