@@ -67,7 +67,7 @@ def pytest_collection_finish() -> None:
     """Leave what is imported by now, a million objects, out of every later collection of garbage."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 10, 10)
+    gc.set_threshold(100_000, 5, 5)
 
 
 @pytest.fixture(scope="session", autouse=True)
