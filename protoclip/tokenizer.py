@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib.metadata import version
 from itertools import takewhile
 from pathlib import Path
@@ -130,25 +130,34 @@ class Tokenizer:
         return self._loaded
 
     def _load(self) -> Any:
+        if self.hf_name is None:
+            return _byte_pair_tokenizer(self.context_length, json.dumps(self.options))
         import open_clip  # noqa: PLC0415 - takes seconds
 
-        if self.hf_name is None:
-            tokenizer = open_clip.SimpleTokenizer(context_length=self.context_length, **self.options)
-            # No id covers more characters than the longest entry of the vocabulary and a space. The ids of a word that
-            # is cut differ from the whole word's near the cut alone, and that is beyond the margin.
-            kept = (self.context_length + 16) * (1 + max(map(len, tokenizer.encoder)))
-        else:
-            tokenizer = open_clip.tokenizer.HFTokenizer(
-                self.hf_name, context_length=self.context_length, **self.options
-            )
-            kept = LONGEST
-        clean = tokenizer.clean_fn
-        tokenizer.clean_fn = lambda text: clean(text[:LONGEST])[:kept]
-        return tokenizer
+        tokenizer = open_clip.tokenizer.HFTokenizer(self.hf_name, context_length=self.context_length, **self.options)
+        return _shortening(tokenizer, LONGEST)
 
     def __getstate__(self) -> dict[str, Any]:
         """Settings without the vocabulary."""
         return {**self.__dict__, "_loaded": None}
+
+
+@lru_cache
+def _byte_pair_tokenizer(context_length: int, options: str) -> Any:
+    """open_clip's tokenizer, whose vocabulary a process reads once."""
+    import open_clip  # noqa: PLC0415 - takes seconds
+
+    tokenizer = open_clip.SimpleTokenizer(context_length=context_length, **json.loads(options))
+    # No id covers more characters than the longest entry of the vocabulary and a space. The ids of a word that is cut
+    # differ from the whole word's near the cut alone, and that is beyond the margin.
+    return _shortening(tokenizer, (context_length + 16) * (1 + max(map(len, tokenizer.encoder))))
+
+
+def _shortening(tokenizer: Any, kept: int) -> Any:
+    """A tokenizer that looks at no more of a caption than some characters."""
+    clean = tokenizer.clean_fn
+    tokenizer.clean_fn = lambda text: clean(text[:LONGEST])[:kept]
+    return tokenizer
 
 
 def create_tokenizer(

@@ -20,8 +20,7 @@ from protoclip.prototypes import PrototypeBank
 from protoclip.reports.rows import read_rows
 from protoclip.terms import Term
 from protoclip.towers.leff import LeFF
-from tests.conftest import TINY, TINY_METHODS, TINY_PROTOTYPES, Compose
-from tests.test_recipes import composed
+from tests.conftest import TINY, TINY_METHODS, TINY_PROTOTYPES, Compose, composed
 from tests.tiny import Batches, Built, build, tiny_config
 
 SUPERVISION = {"image_text": 1, "image_ssl": 2, "mlm": 2, "multi_view": 3, "nearest_neighbour": 4, "tokens": 5}
@@ -119,8 +118,7 @@ def test_siglip_trains(compose_tiny: Compose) -> None:
     assert np.isfinite([*losses, float(bias)]).all()
 
 
-@pytest.mark.parametrize("pairs", [1, 2, 3, 4])
-@pytest.mark.parametrize("softening", [0.0, 0.2])
+@pytest.mark.parametrize(("pairs", "softening"), [(1, 0.2), (2, 0.0), (3, 0.0), (4, 0.2)])
 def test_rows_of_pyramidclips_table_6(compose_tiny: Compose, pairs: int, softening: float) -> None:
     chosen = PYRAMID[:pairs]
     words = [f"terms.image_text.pairs=[{','.join(chosen)}]", f"terms.image_text.label_smoothing={softening}"]

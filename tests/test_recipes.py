@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
@@ -16,7 +15,7 @@ from protoclip.cli.build import check_settings
 from protoclip.instantiate import instantiate
 from protoclip.prototypes import PrototypeBank
 from protoclip.schedule import WarmupCosine
-from tests.conftest import TINY, TINY_METHODS, TINY_PROTOTYPES
+from tests.conftest import TINY, TINY_METHODS, TINY_PROTOTYPES, composed
 from tests.teachers import fill_caches
 from tests.tiny import build
 
@@ -45,11 +44,6 @@ NUMBERS: dict[tuple[str, str], tuple[float, ...]] = {
     ("paper", "pyramidclip"): (5e-4, 0.0, 0.0, 0.2, 8, 0.1),
 }
 """Peak, first and last learning rate, decay, passes and warm-up, in batches of 4,096."""
-
-
-def composed(*words: str) -> DictConfig:
-    with initialize_config_module("conf", version_base="1.3"):
-        return compose("config", overrides=list(words))
 
 
 def plain(config: DictConfig) -> Any:

@@ -1,6 +1,9 @@
 """A run that stops after any episode and is resumed equals the uninterrupted one bit for bit (traps 1, 2, 3, 18)."""
 
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from protoclip.cli.build import build_datamodule, build_module, build_trainer, f
 from protoclip.module import ImageTextPretraining
 from tests.conftest import TINY_METHODS, Compose
 from tests.teachers import fill_caches
-from tests.tiny import locked
+from tests.tiny import locked, tiny_config
 
 METHODS = ("clip", "protoclip")
 EPISODES = 4
@@ -59,7 +62,20 @@ def logging(*more: str) -> list[str]:
     ]
 
 
-def run(config: DictConfig, *, stop_after: int | None = None, resume: Path | None = None) -> tuple[Recorder, Path]:
+class Keep(Checkpoint):
+    """Copies the run's directory as every episode leaves it, which is what a kill in the next one would find."""
+
+    def __init__(self, directory: Path, folder: Path) -> None:
+        self.directory = directory
+        self.folder = folder
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        shutil.copytree(self.directory, self.folder / str(trainer.current_epoch + 1))
+
+
+def run(
+    config: DictConfig, *, stop_after: int | None = None, resume: Path | None = None, keep: Path | None = None
+) -> tuple[Recorder, Path]:
     """Train a config, from a checkpoint if one is given; returns what was seen and the last checkpoint."""
     datamodule = build_datamodule(config)
     directory = find_run(config, datamodule)
@@ -67,11 +83,43 @@ def run(config: DictConfig, *, stop_after: int | None = None, resume: Path | Non
     trainer = build_trainer(config, datamodule)
     recorder = Recorder(stop_after)
     trainer.callbacks.append(recorder)  # type: ignore[attr-defined]
+    if keep is not None:
+        trainer.callbacks.append(Keep(directory.path, keep))  # type: ignore[attr-defined]
     torch.manual_seed(0 if resume is None else 999)  # a resumed process has other generators
     trainer.fit(module, datamodule=datamodule, ckpt_path=resume, weights_only=True)
     last = directory.last
     assert last is not None
     return recorder, last
+
+
+@dataclass(frozen=True)
+class Whole:
+    """An uninterrupted run, and copies of its directory as every episode left it."""
+
+    config: DictConfig
+    seen: Recorder
+    last: Path
+    state: dict[str, Any]
+    kept: Path
+
+    def resumed(self, stop: int) -> Recorder:
+        """Go on from what there was after an episode; checks that all is as if there had been no end."""
+        shutil.rmtree(self.last.parent.parent)
+        shutil.copytree(self.kept / str(stop), self.last.parent.parent)
+        second, last = run(self.config, resume=self.last)
+        steps = stop * len(self.seen.losses) // self.config.run.episodes
+        pairs = stop * len(self.seen.samples) // self.config.run.episodes
+        assert second.samples == self.seen.samples[pairs:]
+        assert torch.equal(torch.stack(second.losses), torch.stack(self.seen.losses[steps:]))
+        assert last == self.last
+        assert_equal(state(last), self.state)
+        return second
+
+
+def whole_run(config: DictConfig, folder: Path) -> Whole:
+    """Train a config without an interruption."""
+    seen, last = run(config, keep=folder)
+    return Whole(config, seen, last, state(last), folder)
 
 
 def state(checkpoint: Path) -> dict[str, Any]:
@@ -97,43 +145,50 @@ def assert_equal(left: Any, right: Any, path: str = "") -> None:
         assert left == right, path
 
 
-@pytest.mark.parametrize(
-    ("method", "workers", "stops"),
-    [
-        *((method, workers, stops) for method in METHODS for workers, stops in ((0, range(1, EPISODES)), (2, [2]))),
-        *((method, 0, [2]) for method in TINY_METHODS if method not in METHODS),
-    ],
-    ids=str,
-)
-def test_resume_after_every_episode(
-    compose_tiny: Compose, tmp_path: Path, method: str, workers: int, stops: Sequence[int]
-) -> None:
-    words = logging(f"num_workers={workers}", f"run.episodes={EPISODES}")
-    whole, last = run(compose_tiny(method, *words, runs=tmp_path / "whole"))
-    steps = len(whole.losses) // EPISODES
-    for stop in stops:
-        runs = tmp_path / f"stopped_{stop}"
-        first, checkpoint = run(compose_tiny(method, *words, runs=runs), stop_after=stop)
-        second, resumed = run(compose_tiny(method, *words, runs=runs), resume=checkpoint)
-        assert len(first.losses) == stop * steps
-        assert first.samples + second.samples == whole.samples
-        assert torch.equal(torch.stack(first.losses + second.losses), torch.stack(whole.losses))
-        assert_equal(state(resumed), state(last))
-        assert metrics(resumed) == metrics(last)
-    queues = [value for name, value in state(last)["state_dict"].items() if name.endswith(".queue")]
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Whole]:
+    """The run of each method, with figures; each is made once."""
+
+    @cache
+    def made(method: str) -> Whole:
+        folder = tmp_path_factory.mktemp(method)
+        return whole_run(tiny_config(folder, method, *logging()), folder / "kept")
+
+    return made
+
+
+@pytest.mark.parametrize("method", TINY_METHODS)
+def test_resume_after_every_episode(whole: Callable[[str], Whole], method: str) -> None:
+    uninterrupted = whole(method)
+    figures = metrics(uninterrupted.last)
+    for stop in range(1, EPISODES) if method in METHODS else [2]:
+        uninterrupted.resumed(stop)
+        assert metrics(uninterrupted.last) == figures
+    queues = [value for name, value in uninterrupted.state["state_dict"].items() if name.endswith(".queue")]
     assert [bool(queue.any()) for queue in queues] == [True] * (method in {"declip", "defilip"})
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_with_workers_that_stops_and_goes_on(
+    whole: Callable[[str], Whole], compose_tiny: Compose, method: str
+) -> None:
+    config = compose_tiny(method, *logging("num_workers=2"))
+    first, checkpoint = run(config, stop_after=2)
+    second, resumed = run(config, resume=checkpoint)
+    uninterrupted = whole(method)
+    assert 2 * len(first.losses) == len(uninterrupted.seen.losses)
+    assert first.samples + second.samples == uninterrupted.seen.samples
+    assert torch.equal(torch.stack(first.losses + second.losses), torch.stack(uninterrupted.seen.losses))
+    assert_equal(state(resumed), uninterrupted.state)
+    assert metrics(resumed) == metrics(uninterrupted.last)
+
+
 def test_resume_before_at_and_after_the_lock_of_the_image_tower(compose_tiny: Compose, tmp_path: Path) -> None:
-    words = logging(locked(0.5))
-    whole, last = run(compose_tiny("protoclip", *words, runs=tmp_path / "whole"))
+    uninterrupted = whole_run(compose_tiny("protoclip", *logging(locked(0.5))), tmp_path / "kept")
+    figures = metrics(uninterrupted.last)
     for stop in range(1, EPISODES):
-        runs = tmp_path / f"stopped_{stop}"
-        first, checkpoint = run(compose_tiny("protoclip", *words, runs=runs), stop_after=stop)
-        second, resumed = run(compose_tiny("protoclip", *words, runs=runs), resume=checkpoint)
-        assert torch.equal(torch.stack(first.losses + second.losses), torch.stack(whole.losses))
-        assert_equal(state(resumed), state(last))
-        assert metrics(resumed) == metrics(last)
+        uninterrupted.resumed(stop)
+        assert metrics(uninterrupted.last) == figures
 
 
 @pytest.mark.parametrize(
@@ -146,17 +201,13 @@ def test_resume_with_a_teachers_prototypes_and_distillation(
     teacher = ("teacher=minilm", "teachers.minilm.dims=6", f"teacher.scope={scope}", f"distillation={form}")
     words = logging(*teacher, f"teacher.cache={tmp_path}", "run.episodes=3")
     words += ["prototype.warmup_episodes=0"]  # the corpus' labels are of the first episode
-    whole, last = run(fill_caches(compose_tiny("protoclip", *words, runs=tmp_path / "whole")))
-    words += [f"num_workers={workers}"]
-    runs = tmp_path / "stopped"
-    first, checkpoint = run(compose_tiny("protoclip", *words, runs=runs), stop_after=2)
-    second, resumed = run(compose_tiny("protoclip", *words, runs=runs), resume=checkpoint)
-    assert first.samples + second.samples == whole.samples
-    assert torch.equal(torch.stack(first.losses + second.losses), torch.stack(whole.losses))
-    assert_equal(state(resumed), state(last))
-    assert metrics(resumed) == metrics(last)
-    assert "train/minilm_loss" in metrics(last)
-    assert "train/distillation_loss" in metrics(last)
+    uninterrupted = whole_run(fill_caches(compose_tiny("protoclip", *words)), tmp_path / "kept")
+    figures = metrics(uninterrupted.last)
+    uninterrupted.config.num_workers = workers
+    uninterrupted.resumed(2)
+    assert metrics(uninterrupted.last) == figures
+    assert "train/minilm_loss" in figures
+    assert "train/distillation_loss" in figures
 
 
 def metrics(checkpoint: Path) -> str:
@@ -200,41 +251,27 @@ def test_a_kill_after_a_checkpoint_loses_no_row(compose_tiny: Compose, tmp_path:
     assert kill.text.count("\n") > 3
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_workers_do_not_matter(compose_tiny: Compose, tmp_path: Path, method: str) -> None:
-    recorded = [run(compose_tiny(method, f"num_workers={n}", runs=tmp_path / str(n)))[0] for n in (0, 2)]
-    assert recorded[0].samples == recorded[1].samples
-    assert torch.equal(torch.stack(recorded[0].losses), torch.stack(recorded[1].losses))
-
-
-def test_every_episode_draws_other_pairs_in_another_order(compose_tiny: Compose) -> None:
-    recorder, _ = run(compose_tiny("clip", "num_workers=2"))
-    by_episode = [[s for s in recorder.samples if s[0] == episode] for episode in range(EPISODES)]
+def test_every_episode_draws_other_pairs_in_another_order(whole: Callable[[str], Whole]) -> None:
+    by_episode = [[s for s in whole("clip").seen.samples if s[0] == episode] for episode in range(EPISODES)]
     assert [len(samples) for samples in by_episode] == [32] * EPISODES
     assert len({tuple(position for _, position, _ in samples) for samples in by_episode}) == EPISODES
     assert len({frozenset(index for *_, index in samples) for samples in by_episode}) == EPISODES
 
 
-def test_clip_and_protoclip_see_the_same_stream(compose_tiny: Compose, tmp_path: Path) -> None:
-    streams = [run(compose_tiny(method, runs=tmp_path / method))[0].samples for method in METHODS]
-    assert streams[0] == streams[1]
+def test_clip_and_protoclip_see_the_same_stream(whole: Callable[[str], Whole]) -> None:
+    clip, protoclip = (whole(method).seen.samples for method in METHODS)
+    assert clip == protoclip
 
 
 def test_refresh_every_keeps_pairs_and_labels_across_a_resume(compose_tiny: Compose, tmp_path: Path) -> None:
     words = ["episode.refresh_every=2", "prototype.warmup_episodes=0"]
-    whole, last = run(compose_tiny("protoclip", *words, runs=tmp_path / "whole"))
-    runs = tmp_path / "stopped"
-    first, checkpoint = run(compose_tiny("protoclip", *words, runs=runs), stop_after=3)
-    second, resumed = run(compose_tiny("protoclip", *words, runs=runs), resume=checkpoint)
-    assert torch.equal(torch.stack(first.losses + second.losses), torch.stack(whole.losses))
-    assert_equal(state(resumed), state(last))
+    whole_run(compose_tiny("protoclip", *words), tmp_path / "kept").resumed(3)
 
 
-def test_checkpoints_hold_the_bank_and_load_into_a_fresh_module(compose_tiny: Compose) -> None:
-    config = compose_tiny()
-    _, checkpoint = run(config)
-    module = build_module(config)
-    module.load_state_dict(torch.load(checkpoint, weights_only=True)["state_dict"], strict=True)
+def test_checkpoints_hold_the_bank_and_load_into_a_fresh_module(whole: Callable[[str], Whole]) -> None:
+    uninterrupted = whole("protoclip")
+    module = build_module(uninterrupted.config)
+    module.load_state_dict(uninterrupted.state["state_dict"], strict=True)
     assert isinstance(module, ImageTextPretraining)
     bank = module.banks["prototype"]
     assert int(bank.block) == EPISODES - 1  # type: ignore[arg-type]

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
@@ -14,7 +13,7 @@ from torch import Tensor
 from datamodules.datamodule import ImageTextDataModule
 from protoclip.cli.build import build_datamodule, build_module, build_trainer, find_run
 from protoclip.module import ImageTextPretraining
-from tests.conftest import TINY, TINY_METHODS
+from tests.conftest import composed_tiny
 
 
 def locked(start: float) -> str:
@@ -47,10 +46,7 @@ class Built:
 
 def tiny_config(runs: Path, method: str, *overrides: str, progress: bool = False) -> DictConfig:
     """A composed config of a tiny model on scenes."""
-    words = [word for word in TINY if not (progress and "progress" in word)]
-    words += TINY_METHODS.get(method, ())
-    with initialize_config_module("conf", version_base="1.3"):
-        return compose("config", overrides=[f"method={method}", f"runs={runs}", *words, *overrides])
+    return composed_tiny(runs, method, *overrides, progress=progress)
 
 
 def build(config: DictConfig) -> Built:

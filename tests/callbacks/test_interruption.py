@@ -68,16 +68,16 @@ def fresh(runs: Path, *words: str) -> Built:
     return built
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 @pytest.mark.parametrize(
-    ("place", "later"),
+    ("place", "later", "number"),
     [
-        ("step", []),
-        ("extraction", ["extraction batch"]),
-        ("extraction batch", []),
-        ("clustering", ["back_translation", "training"]),
-        ("validation", []),
-        ("validation batch", []),
+        ("step", [], signal.SIGTERM),
+        ("step", [], signal.SIGUSR1),
+        ("extraction", ["extraction batch"], signal.SIGTERM),
+        ("extraction batch", [], signal.SIGUSR1),
+        ("clustering", ["back_translation", "training"], signal.SIGTERM),
+        ("validation", [], signal.SIGUSR1),
+        ("validation batch", [], signal.SIGTERM),
     ],
 )
 def test_training_ends_at_the_next_step(

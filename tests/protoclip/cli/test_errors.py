@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,22 @@ def complain(capsys: pytest.CaptureFixture[str]) -> Complain:
 def the_run(runs: Path) -> Run:
     (path,) = (path.parent for path in runs.glob("*/*/run.json"))
     return Run(path, path.name)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The folder of a finished run, and a copy of it."""
+    runs = tmp_path_factory.mktemp("runs")
+    assert train(words(runs)) == 0
+    return runs, shutil.copytree(runs, tmp_path_factory.mktemp("copy"), dirs_exist_ok=True)
+
+
+@pytest.fixture
+def runs(kept: tuple[Path, Path]) -> Path:
+    """The folder of a finished run, as it was when it ended."""
+    folder, copy = kept
+    shutil.rmtree(folder)
+    return shutil.copytree(copy, folder)
 
 
 @pytest.mark.parametrize(
@@ -132,19 +149,17 @@ def test_wrong_flags(flags: list[str], line: str, tmp_path: Path, complain: Comp
     assert line in complain(["fit", *words(tmp_path), *flags], main)
 
 
-def test_the_checkpoint_of_another_method(tmp_path: Path, complain: Complain) -> None:
-    assert train(words(tmp_path / "runs")) == 0
-    ckpt = the_run(tmp_path / "runs").last
+def test_the_checkpoint_of_another_method(runs: Path, tmp_path: Path, complain: Complain) -> None:
+    ckpt = the_run(runs).last
     clip = [word for word in words(tmp_path / "other", "method=clip", f"ckpt={ckpt}") if "prototype" not in word]
     line = complain(["test", *clip], main)
     assert "terms image_text, prototype; here image_text" in line
     assert "give the options that it was trained with, such as method" in line
 
 
-def test_a_truncated_checkpoint_and_the_one_before(tmp_path: Path, complain: Complain) -> None:
-    argv = words(tmp_path)
-    assert train(argv) == 0
-    run = the_run(tmp_path)
+def test_a_truncated_checkpoint_and_the_one_before(runs: Path, complain: Complain) -> None:
+    argv = words(runs)
+    run = the_run(runs)
     (run.path / "DONE").unlink()
     assert run.last is not None
     run.last.write_bytes(run.last.read_bytes()[:-1000])
@@ -156,22 +171,20 @@ def test_a_truncated_checkpoint_and_the_one_before(tmp_path: Path, complain: Com
     assert run.done
 
 
-def test_two_runs_in_one_directory(tmp_path: Path, complain: Complain) -> None:
-    assert train(words(tmp_path)) == 0
-    run = the_run(tmp_path)
+def test_two_runs_in_one_directory(runs: Path, complain: Complain) -> None:
+    run = the_run(runs)
     (run.path / "DONE").unlink()
     with run.lock():
-        assert "is being written by another process: wait for it" in complain(words(tmp_path))
+        assert "is being written by another process: wait for it" in complain(words(runs))
 
 
-def test_the_directory_of_another_run(tmp_path: Path, complain: Complain) -> None:
-    assert train(words(tmp_path)) == 0
-    run = the_run(tmp_path)
+def test_the_directory_of_another_run(runs: Path, complain: Complain) -> None:
+    run = the_run(runs)
     before = {path: path.read_bytes() for path in run.path.iterdir() if path.is_file()}
-    line = complain(["fit", *words(tmp_path, "optimizer.weight_decay=0.2"), "--run_dir", str(run.path)], main)
+    line = complain(["fit", *words(runs, "optimizer.weight_decay=0.2"), "--run_dir", str(run.path)], main)
     assert "holds another run (model.weight_decay is 0.5 there and 0.2 here): give another --run_dir" in line
     assert before == {path: path.read_bytes() for path in run.path.iterdir() if path.is_file()}
-    assert main(["fit", *words(tmp_path), "--run_dir", str(run.path), "--data.num_workers=1"]) == 0
+    assert main(["fit", *words(runs), "--run_dir", str(run.path), "--data.num_workers=1"]) == 0
 
 
 def test_runs_is_a_file(tmp_path: Path, complain: Complain) -> None:
@@ -179,10 +192,9 @@ def test_runs_is_a_file(tmp_path: Path, complain: Complain) -> None:
     assert "choose a folder, such as runs=FOLDER" in complain(words(tmp_path / "runs"))
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk(number: int, tmp_path: Path, complain: Complain, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk(tmp_path: Path, complain: Complain, monkeypatch: pytest.MonkeyPatch) -> None:
     argv = words(tmp_path)
-    fsync = os.fsync
+    fsync, number = os.fsync, 0
 
     def full(descriptor: int) -> None:
         if ".last.ckpt." in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
@@ -190,10 +202,11 @@ def test_a_full_disk(number: int, tmp_path: Path, complain: Complain, monkeypatc
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", full)
-    assert os.strerror(number) in complain(argv)
-    run = the_run(tmp_path)
-    assert run.last is None
-    assert not list(run.path.rglob("*.tmp"))
+    for number in (errno.ENOSPC, errno.EDQUOT):
+        assert os.strerror(number) in complain(argv)
+        run = the_run(tmp_path)
+        assert run.last is None
+        assert not list(run.path.rglob("*.tmp"))
     monkeypatch.undo()
     assert train(argv) == 0
     assert run.done

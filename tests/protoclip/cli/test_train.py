@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from protoclip.cli import train
+from protoclip.cli.build import build_datamodule, find_run
+from protoclip.cli.compose import compose_config
 from protoclip.reports.rows import read_rows
 from protoclip.runs import load
 from tests.conftest import TINY, TINY_PROTOTYPES
@@ -80,22 +82,22 @@ def test_an_unfinished_run_goes_on(finished: Path, capsys: pytest.CaptureFixture
 
 
 def test_workers_and_places_do_not_change_the_directory(finished: Path, tmp_path: Path) -> None:
-    assert train(words(tmp_path, "num_workers=1")) == 0
-    assert [run.name for run in (tmp_path / "protoclip-scenes").iterdir()] == [finished.name]
+    config = compose_config(words(tmp_path, "num_workers=1"))
+    assert find_run(config, build_datamodule(config)).path == tmp_path / "protoclip-scenes" / finished.name
 
 
 def test_a_sweep_skips_what_is_finished_and_redoes_what_is_gone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kept = (word for word in words(tmp_path) if "prototype" not in word and "run.episodes" not in word)
-    sweep = ["-m", *kept, "seed=0,1", "run.episodes=1", "method=clip,protoclip"]
+    sweep = ["-m", *kept, "run.episodes=1", "method=clip,protoclip"]
     assert train(sweep) == 0
     runs = sorted(tmp_path.glob("*/*"))
-    assert sorted(run.parent.name for run in runs) == ["clip-scenes"] * 2 + ["protoclip-scenes"] * 2
+    assert sorted(run.parent.name for run in runs) == ["clip-scenes", "protoclip-scenes"]
     made = {run: (run / "rows.jsonl").stat().st_mtime_ns for run in runs}
     capsys.readouterr()
     assert train(sweep) == 0
-    assert capsys.readouterr().out.count("is finished: nothing to do") == 4
+    assert capsys.readouterr().out.count("is finished: nothing to do") == 2
     gone = runs[1]
     weights = torch.load(gone / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     shutil.rmtree(gone)
@@ -116,15 +118,11 @@ def test_a_sweep_of_several_devices_is_refused(tmp_path: Path, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("word", "told"),
     [
-        ("episode.size=100", "set episode.size to 64 or less"),
-        ("batch_size=64", "batch_size between 1 and episode.size"),
         ("prototype.num_prototypes=3", "either prototype.num_prototypes or"),
-        ("prototype.images_per_prototype=0.5", "between 1 and 32"),
         ("+phases.prototype_warmup.weights.image_text=0", "phases.prototype_warmup.first_episodes=0"),
         ("~views.text_views.text", "text view 'text'"),
         ("run.epochs=2", "either run.episodes or run.epochs"),
         ("trainer.devices=3", "set batch_size to a multiple of 3"),
-        ("method=clipp", "clipp"),
     ],
 )
 def test_mistakes_are_told_in_one_line(
