@@ -111,7 +111,7 @@ def test_zero_shot(model: Path, data_folder: Path, tmp_path: Path, monkeypatch: 
     expected = theirs(model, root, "cifar10", "zeroshot_classification", monkeypatch)
     templates = json.dumps(list(TEMPLATES))
     pictures = f"{{_target_:datamodules.shards.ShardLabelled,shards:{shard},classnames:{source}/classnames.txt"
-    task = "{_target_:protoclip.evaluation.tasks.ZeroShot,pictures:shown}"
+    task = "{_target_:protoclip.evaluation.ZeroShot,pictures:shown}"
     found = ours(model, tmp_path / "runs", f"{pictures},templates:{templates}}}", task)
     assert expected["acc1"] > 12
     pairs = {"top1": "acc1", "top5": "acc5", "mean_per_class": "mean_per_class_recall"}
@@ -123,7 +123,7 @@ def test_retrieval(model: Path, data_folder: Path, tmp_path: Path, monkeypatch: 
     shard = data_folder / "flickr8k" / "flickr8k-test-000.tar"
     in_their_layout(root, shard, dataset_type="retrieval")
     expected = theirs(model, root, "flickr8k_test", "zeroshot_retrieval", monkeypatch)
-    task = "{_target_:protoclip.evaluation.tasks.Retrieval,pictures:shown}"
+    task = "{_target_:protoclip.evaluation.Retrieval,pictures:shown}"
     found = ours(model, tmp_path / "runs", f"{{_target_:datamodules.shards.ShardPairs,shards:{shard}}}", task)
     for own, other in (("image_to_text", "text_retrieval"), ("text_to_image", "image_retrieval")):
         for k in (1, 5, 10):

@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 
 from callbacks.evaluation import Evaluation
 from datamodules.datamodule import ImageTextDataModule
-from protoclip.evaluation.tasks import Extracted
+from protoclip.evaluation import Extracted
 from protoclip.instantiate import instantiate
 from protoclip.runs import load
 
