@@ -16,7 +16,7 @@ from protoclip.instantiate import instantiate
 from protoclip.module import ImageTextPretraining
 from protoclip.prototypes import PrototypeBank
 from protoclip.reports.figures import PrototypePanel, prototype_gallery, prototype_neighbours, tsne_figure
-from protoclip.runs import SETTINGS, Run, load
+from protoclip.runs import FEATURES, SETTINGS, Run, features, load
 
 SHOWN = 6
 """Prototypes of each modality in a gallery."""
@@ -36,30 +36,15 @@ def draw_embeddings(runs: Mapping[str, Run], pictures: str, path: Path) -> Path:
         pictures: name of a labelled picture set of their test.
         path: file to write.
     """
-    panels = {title: embeddings(run, pictures) for title, run in runs.items()}
+    found = {title: features(run.path)[pictures] for title, run in runs.items()}
+    panels = {title: (each.image["features"], each.labels) for title, each in found.items()}
     tsne_figure(panels, path, classnames=class_names(next(iter(runs.values())), pictures))
     return path
 
 
-@torch.no_grad()
-def embeddings(run: Run, pictures: str) -> tuple[Tensor, Tensor]:
-    """Image features [pictures, dim] and labels [pictures] of a set of a run's test."""
-    module, settings = load(run.path)
-    datamodule = instantiate(ImageTextDataModule, settings["data"], "data")
-    parts = [
-        (module.encode("image", batch["image"])["features"], batch["label"])
-        for batch in datamodule.evaluation_dataloader(datamodule.test[pictures])
-    ]
-    features, labels = (torch.cat(column) for column in zip(*parts, strict=True))
-    return features, labels
-
-
 def stored_features(run: Run) -> Mapping[str, Extracted]:
     """What the test of a run has stored, by picture set; nothing where it has stored nothing."""
-    from protoclip.runs import features  # type: ignore[attr-defined]  # noqa: PLC0415
-
-    found: Mapping[str, Extracted] = features(run.path)
-    return found
+    return features(run.path) if (run.path / FEATURES).exists() else {}
 
 
 @dataclass(frozen=True)
