@@ -282,6 +282,7 @@ class ImageTextPretraining(pl.LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, dict[str, Tensor]]:
         """Outputs of the towers and heads for a batch of evaluation pictures, in full precision."""
+        encoders: dict[str, Callable[[Tensor], dict[str, Tensor]]]
         encoders = {"image": partial(self.encode, "image"), "text": self.encode_captions}
         return {
             tower: {name: _full_precision(value) for name, value in encode(batch[tower]).items()}

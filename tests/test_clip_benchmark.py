@@ -65,7 +65,7 @@ def labelled(data: Path, shard: str) -> ShardLabelled:
 
 def theirs(model: Path, root: Path, name: str, task: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """What clip_benchmark's command says, in percent."""
-    from clip_benchmark.cli import main as clip_benchmark  # type: ignore[import-untyped]
+    from clip_benchmark.cli import main as clip_benchmark
 
     out = root / "result.json"
     words = ["eval", "--model", f"local-dir:{model}", "--dataset", f"wds/{name}", "--dataset_root", str(root)]
