@@ -4,7 +4,6 @@ The model comes from the run, or from open_clip; the words say on what and how i
 it was trained on stays closed.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from hashlib import file_digest, sha256
 from pathlib import Path
@@ -55,7 +54,6 @@ def _of_run(words: Sequence[str], run: Run, ckpt: Path) -> DictConfig:
     settings = run.settings
     labels, data = settings["run"], settings["data"]
     kept = {key: untranslated(data[key]) for key in KEPT if key in data}
-    fingerprint = json.loads((run.path / "run.json").read_text(encoding="utf-8"))["manifest"]
     with open_dict(config):
         config.towers = {"name": labels["towers"], **_sizes(kept)}
         config.model = untranslated(settings["model"])
@@ -68,7 +66,7 @@ def _of_run(words: Sequence[str], run: Run, ckpt: Path) -> DictConfig:
             _evaluate_as(config, settings)
     named = {"name": labels["name"], "method": labels["method"], "data": labels["corpus"]}
     _label(config, seed=settings["seed_everything"], **named)
-    return _closed(config, fingerprint, kept["plan"]["size"])
+    return _closed(config, run.facts["manifest"], kept["plan"]["size"])
 
 
 def _of_open_clip(words: Sequence[str]) -> DictConfig:
