@@ -1,9 +1,9 @@
 """``protoclip test`` on two sets beside the two commands of clip-benchmark that measure the same, from cold.
 
-Zero-shot classification on CIFAR-10 and retrieval on Flickr8k, of an untrained open_clip model in a folder: each command
-is a process of its own, and its seconds are those that a user waits, imports and reading the weights included. Both
-compute in float32 on the CPU, without loader workers. ``.../cached`` is the same command once more: it reads the
-features of the first. Real sets are read from ``PROTOCLIP_DATA``.
+Zero-shot classification on CIFAR-10 and retrieval on Flickr8k, of an untrained open_clip model in a folder: each
+command is a process of its own, and its seconds are those that a user waits, imports and reading the weights included.
+Both compute in float32 on the CPU, without loader workers. ``.../cached`` is the same command once more: it reads the
+features of the first. The sets are read from ``PROTOCLIP_DATA``.
 """
 
 import gzip
@@ -26,9 +26,11 @@ from unittest.mock import patch
 import numpy as np
 import open_clip
 import torch
+from clip_benchmark.cli import main as clip_benchmark  # type: ignore[import-untyped]
 from PIL import Image
 
 from benchmarks.measure import Measured, arguments, seconds, write
+from protoclip.cli import main as ours
 
 TARGET = 0.5
 MODELS = {"small-vit": 5, "ViT-B-32": 3}
@@ -86,8 +88,8 @@ def their_layout(root: Path, shard: Path, texts: dict[str, str]) -> None:
     """A set in the folders that clip-benchmark reads, its tar not compressed."""
     (root / "test").mkdir(parents=True)
     (root / "test" / "nshards.txt").write_text("1")
-    opened = gzip.open(shard) if shard.suffix == ".gz" else shard.open("rb")
-    with opened as packed, (root / "test" / "0.tar").open("wb") as file:
+    reader = gzip.GzipFile if shard.suffix == ".gz" else open
+    with reader(shard, "rb") as packed, (root / "test" / "0.tar").open("wb") as file:
         shutil.copyfileobj(packed, file)
     for name, text in texts.items():
         (root / f"{name}.txt").write_text(text)
@@ -96,6 +98,7 @@ def their_layout(root: Path, shard: Path, texts: dict[str, str]) -> None:
 def their_words(model: str, sets: Sets, folder: Path) -> list[list[str]]:
     """The words of clip-benchmark's two commands."""
     prompts = "\n".join(template.replace("{}", "{c}") for template in TEMPLATES)
+    folder = folder / "theirs"
     texts = {"classnames": sets.classnames.read_text(), "zeroshot_classification_templates": prompts}
     if not (folder / "cifar10").exists():
         their_layout(folder / "cifar10", sets.cifar10, texts)
@@ -133,12 +136,8 @@ def run(program: str, words: Sequence[str], *, quick: bool) -> None:
         command = [str(Path(sys.executable).with_name(program)), *words]
         subprocess.run(command, env=environment, check=True, capture_output=True)
         return
-    from clip_benchmark.cli import main as theirs
-
-    from protoclip.cli import main as ours
-
     with patch.object(sys, "argv", [program, *words]), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-        code = ours(words) if program == "protoclip" else theirs()
+        code = ours(words) if program == "protoclip" else clip_benchmark()
     assert not code, f"{program} {' '.join(words)}: {code}"
 
 
@@ -153,16 +152,16 @@ def main(argv: Sequence[str] | None = None) -> None:
             sets = toy_sets(folder) if quick else real_sets()
             model = write_model(name, folder / "model")
             for repeat in range(repeats):
-                ours = partial(run, "protoclip", our_words(model, sets, folder / f"runs-{repeat}"), quick=quick)
-                times["ours"].append(seconds(ours))
+                test = partial(run, "protoclip", our_words(model, sets, folder / f"runs-{repeat}"), quick=quick)
+                times["ours"].append(seconds(test))
                 theirs = their_words(model, sets, folder / "theirs")
                 times["theirs"].append(
                     sum(seconds(partial(run, "clip_benchmark", words, quick=quick)) for words in theirs)
                 )
-                times["cached"].append(seconds(ours))
+                times["cached"].append(seconds(test))
         sizes = {"model": name, "classes": 10, "templates": len(TEMPLATES), "toy": quick}
-        peer = f"clip-benchmark {version('clip-benchmark')}, eval on each set"
-        measured = Measured(f"evaluation/{name}", times["ours"], sizes, peer, times["theirs"], target=TARGET)
+        called = f"clip-benchmark {version('clip-benchmark')}, eval on each set"
+        measured = Measured(f"evaluation/{name}", times["ours"], sizes, called, times["theirs"], target=TARGET)
         write(measured, options.results)
         write(Measured(f"evaluation/{name}/cached", times["cached"], sizes), options.results)
 

@@ -19,9 +19,10 @@ ROWS = {
         *("manifest/first_opening", "manifest/second_opening", "manifest/worker_memory", "manifest/worker_memory"),
         *("refresh_data/independent", "refresh_data/partition"),
     ],
+    "evaluation": ["evaluation/small-vit", "evaluation/small-vit/cached"],
     "locked": ["step/locked_image_tuning/clip", "step/locked_image_tuning/protoclip"],
 }
-WITHOUT_PEER = {"refresh", "manifest/second_opening", "manifest/worker_memory"}
+WITHOUT_PEER = {"evaluation/small-vit/cached", "refresh", "manifest/second_opening", "manifest/worker_memory"}
 WITH_MEMORY = {"kmeans/faiss", "prototype_loss/soft", "prototype_loss/hard"}
 WITH_MEMORY |= {"manifest/first_opening", "manifest/second_opening", "manifest/worker_memory"}
 FIELDS = {

@@ -22,7 +22,6 @@ from protoclip.cli.compose import compose_config
 from protoclip.cli.evaluated import compose_evaluation
 from protoclip.cli.experiment import Experiment, quiet
 from protoclip.cli.explain import explain_flag
-from protoclip.cli.main import STAGES
 from protoclip.cli.translate import leaves, place
 from protoclip.instantiate import SettingsError, first_cause, instantiate
 from protoclip.module import ImageTextPretraining
@@ -42,7 +41,7 @@ class ImageTextCLI(LightningCLI):
     """Parses, finds the run directory, builds and runs one stage.
 
     Args:
-        stage: one of ``STAGES``.
+        stage: one of ``protoclip.cli.main.STAGES``.
         settings: of a LightningCLI file, ``${run_dir}`` left open.
         flags: what LightningCLI reads on top of them.
         config: that the settings were translated from; None where they come of a file.
@@ -71,8 +70,12 @@ class ImageTextCLI(LightningCLI):
             save_config_callback=None,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            parser_kwargs=PARSER | dict.fromkeys(STAGES, PARSER),
+            parser_kwargs=PARSER | {stage: PARSER},
         )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The stage alone: to describe the options of all four takes seconds."""
+        return {self.stage: LightningCLI.subcommands()[self.stage]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """What a run is besides trainer, model and data."""
