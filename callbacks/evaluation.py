@@ -22,10 +22,7 @@ from callbacks.prompts import Prompts
 from datamodules.datamodule import ImageTextDataModule, nothing
 from datamodules.sources import Pictures
 from protoclip.distributed import gather, on_rank_zero, rank
-<<<<<<< HEAD
-from protoclip.evaluation import Extracted, Task, class_features
-=======
->>>>>>> 41996b35e8e5d7eb609f13f3d93c99b7ac44a496
+from protoclip.evaluation import Extracted, Task
 from protoclip.evaluation.feature_store import FeatureStore, model_identity, read_features
 from protoclip.module import ImageTextPretraining
 
