@@ -1,6 +1,7 @@
 """The same weights and pictures under this project's command and under ``clip_benchmark eval``: equal to 1e-4."""
 
 import gzip
+import io
 import json
 import shutil
 import sys
@@ -9,16 +10,17 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from datamodules.shards import ShardLabelled
+from datamodules.shards import ShardLabelled, ShardPairs
 from datamodules.views import MEAN, STD, evaluation_transform
 from protoclip.cli import main
 from protoclip.open_clip_folder import write_open_clip_folder
 from protoclip.reports.rows import read_rows
 from protoclip.tokenizer import create_tokenizer
-from protoclip.towers import create_towers
+from protoclip.towers import create_towers, preprocessing
 
 TEMPLATES = ("a photo of a {}.", "a blurry photo of a {}.", "{} .")
 SIZES: dict[str, Any] = {"embed_dim": 32, "text_layers": 1, "text_cfg": {"width": 32, "heads": 2}}
@@ -89,6 +91,18 @@ def ours(model: Path, runs: Path, pictures: str, task: str) -> dict[str, float |
     (file,) = runs.glob("*/*/rows.jsonl")
     (row,) = read_rows(file)
     return row["metrics"]
+
+
+def test_pixels(model: Path, data_folder: Path) -> None:
+    """Metrics of thousands of pictures do not move by a grey level here and there; these do."""
+    import open_clip
+
+    _, _, transform = open_clip.create_model_and_transforms(f"local-dir:{model}")
+    source = ShardPairs(data_folder / "flickr8k" / "flickr8k-test-000.tar")
+    mine = evaluation_transform(transform.transforms[0].size, **preprocessing(f"local-dir:{model}"))
+    for index in range(20):
+        other = Image.open(io.BytesIO(source.encoded(index))).convert("RGB")
+        torch.testing.assert_close(mine(source.image(index)), transform(other), rtol=0, atol=1e-6)
 
 
 def in_their_layout(root: Path, shard: Path, **texts: str) -> None:
