@@ -396,7 +396,7 @@ def test_another_model_another_set_and_other_inputs_are_extracted_anew(clip: Run
     weight = next(built.module.towers.image.parameters())
     with torch.no_grad():
         before = weight.clone()
-        weight += 1
+        weight.add_(1)
         assert counted(built, folder, objects=larger)[1]["image"] == ALL["image"] + 1
         weight.copy_(before)
     built.datamodule.evaluation_batch_size = 8
