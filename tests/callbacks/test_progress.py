@@ -9,6 +9,7 @@ from pytorch_lightning.callbacks import Callback
 from callbacks import progress
 from callbacks.progress import EpisodeProgress
 from datamodules.scenes import SceneObjects, ScenePairs
+from datamodules.sources import Pictures
 from tests.tiny import Built, build, tiny_config
 
 WORDS = ("run.episodes=2", "prototype.warmup_episodes=1", "callbacks.progress.refresh_rate=1")
@@ -91,7 +92,10 @@ def test_the_terminal_shows_what_goes_on(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_the_bar_of_the_test_names_the_sets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     built = build(tiny_config(tmp_path, "clip", "callbacks.progress.refresh_rate=1", progress=True))
-    sets = {"pairs": ScenePairs("val", 9, image_size=32), "objects": SceneObjects("test", 9, image_size=32)}
+    sets: dict[str, Pictures] = {
+        "pairs": ScenePairs("val", 9, image_size=32),
+        "objects": SceneObjects("test", 9, image_size=32),
+    }
     built.datamodule.test, built.datamodule.evaluation_batch_size = sets, 4
     for told in ("extracting {}:", "{} is extracted:"):
         built.trainer.test(built.module, datamodule=built.datamodule, verbose=False)

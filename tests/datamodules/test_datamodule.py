@@ -172,6 +172,19 @@ def test_processes_share_the_batches_of_evaluation_sets() -> None:
     assert shares[1] == [[[3, 4]], [[]], [[3, 4, 5]]]
 
 
+def test_batches_that_are_done_are_left_out_of_the_test() -> None:
+    shares = []
+    for rank in (0, 1):
+        datamodule = scenes()
+        datamodule.trainer = Mock(global_rank=rank, world_size=2)
+        datamodule.evaluation_batch_size, datamodule.test = 2, dict(datamodule.validation)
+        done = dict(zip(datamodule.test, ([0, 1, 2], [0], [1, 3]), strict=True))
+        datamodule.done = done.__getitem__
+        loaders = datamodule.test_dataloader()
+        shares.append([[batch.get("index", torch.empty(0)).tolist() for batch in loader] for loader in loaders])
+    assert shares == [[[[]], [[2]], [[0, 1]]], [[[]], [[]], [[4, 5]]]]
+
+
 def test_a_batch_larger_than_the_episode_is_refused() -> None:
     with pytest.raises(ValueError, match=r"batch_size.*episode\.size"):
         scenes(batch_size=13).train_dataloader()
