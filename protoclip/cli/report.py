@@ -51,7 +51,7 @@ def report(
     of_features = features.sections()
     page = Page(
         title=" and ".join(titles) if len(titles) < 3 else f"{titles[0]} and {len(titles) - 1} others",
-        subtitle=f"{sum(len(arm.runs) for arm in arms)} runs, report of {now().replace('T', ' ')[:16]} UTC",
+        subtitle=_subtitle(arms),
         facts=Facts(FACTS, [_facts(arm) for arm in arms]),
         settings=Facts(("setting", *titles), [(key, *values) for key, values in differences(arms).items()]),
         table=table,
@@ -71,6 +71,12 @@ def report(
     written = [*texts, *(features.project() if projector else ())]
     (console or Console()).print(*(f"wrote {path}" for path in written), sep="\n", soft_wrap=True)
     return out
+
+
+def _subtitle(arms: Sequence[Arm]) -> str:
+    runs = sum(len(arm.runs) for arm in arms)
+    several = "; features and prototypes are those of each arm's first seed" if runs > len(arms) else ""
+    return f"{runs} run{'s' if runs > 1 else ''}, report of {now().replace('T', ' ')[:16]} UTC{several}"
 
 
 def _facts(arm: Arm) -> tuple[str, ...]:
