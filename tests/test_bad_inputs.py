@@ -26,7 +26,7 @@ def complaint(case: BadInput, runs: Path, capsys: pytest.CaptureFixture[str]) ->
 
 def test_a_few_at_random(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_picture(tmp_path)
-    for case in bad_inputs(0, 40, tmp_path):
+    for case in bad_inputs(0, 24, tmp_path):
         complaint(case, tmp_path / "runs", capsys)
 
 
