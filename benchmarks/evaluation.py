@@ -26,7 +26,7 @@ from unittest.mock import patch
 import numpy as np
 import open_clip
 import torch
-from clip_benchmark.cli import main as clip_benchmark  # type: ignore[import-untyped]
+from clip_benchmark.cli import main as clip_benchmark
 from PIL import Image
 
 from benchmarks.measure import Measured, arguments, seconds, write

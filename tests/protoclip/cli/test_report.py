@@ -1,20 +1,16 @@
 import csv
 import json
 import shutil
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
-from torch.nn import functional
 
 from protoclip.cli import main
 from protoclip.cli.compose import compose_config
 from protoclip.cli.experiment import run_experiment
-from protoclip.evaluation import Extracted
 from protoclip.runs import Run
 from tests.conftest import TINY, TINY_PROTOTYPES
 from tests.pages import Parsed, parse
@@ -39,22 +35,6 @@ def words(runs: Path, *more: str) -> list[str]:
     return [*kept, *SETS, f"runs={runs}", *more]
 
 
-def stand_in(run: Run) -> Mapping[str, Extracted]:
-    """Features of what the test of these runs looks at, as it would store them."""
-    generator = torch.Generator().manual_seed(len(run.rows[0]["method"]))
-    labels = torch.arange(64)
-    classes = functional.normalize(torch.randn(64, 16, generator=generator), dim=1)
-    near = functional.normalize(classes[labels] + 0.4 * torch.randn(64, 16, generator=generator), dim=1)
-    owner = torch.arange(40).repeat_interleave(5)
-    texts = functional.normalize(near[owner] + 0.3 * torch.randn(200, 16, generator=generator), dim=1)
-    images = {"features": near}
-    return {
-        "objects_train": Extracted(images, labels, class_features=classes),
-        "scenes": Extracted({"features": near[:40]}, labels[:40], {"features": texts}, owner),
-        "objects": Extracted(images, labels, class_features=classes),
-    }
-
-
 @dataclass(frozen=True)
 class Reported:
     """Two seeds of CLIP and one of ProtoCLIP, and their report."""
@@ -65,7 +45,7 @@ class Reported:
 
 
 @pytest.fixture(scope="module")
-def reported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reported]:
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Reported:
     folder = tmp_path_factory.mktemp("report")
     asked = [
         ["method=clip"],
@@ -73,12 +53,10 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reported]:
         ["method=protoclip", *TINY_PROTOTYPES, "prototype.num_prototypes=2", "prototype.images_per_prototype=null"],
     ]
     runs = [run_experiment(compose_config(words(folder / "runs", *more))) for more in asked]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("protoclip.cli.report_features.stored_features", stand_in)
-        out = folder / "out" / "page.html"
-        paths = [str(run.path) for run in (runs[0], runs[2], runs[1], runs[0])]
-        assert main(["report", *paths, "--out", str(out), "--projector"]) == 0
-        yield Reported(runs, out, parse(out.read_text(encoding="utf-8")))
+    out = folder / "out" / "page.html"
+    paths = [str(run.path) for run in (runs[0], runs[2], runs[1], runs[0])]
+    assert main(["report", *paths, "--out", str(out), "--projector"]) == 0
+    return Reported(runs, out, parse(out.read_text(encoding="utf-8")))
 
 
 def test_the_page_stands_alone(reported: Reported) -> None:
