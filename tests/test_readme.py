@@ -16,7 +16,8 @@ from protoclip.reports.speed import read_speed
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+DOCS = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS = [block for text in (README, *DOCS) for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL)]
 LINES = [shlex.split(line, comments=True) for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]
 COMMANDS = [words for words in LINES if words]
 OURS = [words for words in COMMANDS if words[0] in {"protoclip", "protoclip-train"}]
