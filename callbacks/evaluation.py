@@ -6,7 +6,7 @@ the features go to the disk, batch by batch, and what is there already is not ex
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -18,7 +18,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from callbacks.prompts import Prompts
+from callbacks.prompts import Prompts, prompts_digest
 from datamodules.datamodule import ImageTextDataModule, nothing
 from datamodules.sources import Pictures
 from protoclip.distributed import gather, on_rank_zero, rank
@@ -49,6 +49,7 @@ class Evaluation(Callback):
 
     Attributes:
         results: of the last test, by task; a task that the model has no features for is left out.
+        failed: of the last test, what tasks said that could not score.
         extracted: features of the last pass, by picture set, on rank 0 alone.
         scores: whether the test's tasks run; without, its features are extracted alone.
     """
@@ -62,6 +63,7 @@ class Evaluation(Callback):
         self.tasks = {"validation": dict(validation or {}), "test": dict(test or {})}
         self.folder = folder
         self.results: dict[str, TaskResult] = {}
+        self.failed: dict[str, str] = {}
         self.extracted: dict[str, Extracted] = {}
         self.scores = True
         self._parts: dict[int, list[dict[str, Tensor]]] = defaultdict(list)
@@ -85,8 +87,7 @@ class Evaluation(Callback):
                 if missing := set(task.needs) - there:
                     raise ValueError(f"task {name} needs evaluation.{part}.pictures.{', '.join(sorted(missing))}")
         self._stores, self._model = {}, None
-        whole = isinstance(trainer.limit_test_batches, float) and trainer.limit_test_batches == 1
-        stores = stage == "test" and self.folder is not None and whole
+        stores = stage == "test" and self.folder is not None and tests_all(trainer)
         datamodule.done = partial(self._begin, trainer) if stores else nothing
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -160,34 +161,47 @@ class Evaluation(Callback):
         module.trainer.strategy.barrier("features")  # all batches are stored
         prompts = Prompts(module, datamodule)
 
-        def score() -> dict[str, TaskResult]:
+        def score() -> tuple[dict[str, TaskResult], dict[str, str]]:
             self.extracted = {
                 name: self._finish(name, pictures, prompts)
                 if stage == "test" and self._stores
                 else _join(chain.from_iterable(shares), prompts(pictures, self._prompt_outputs(stage, name)))
                 for (name, pictures), shares in zip(sets.items(), gathered, strict=True)
             }
-            return {
-                name: TaskResult(task(self.extracted), _counts(task, self.extracted), self._prompts_hash(task))
-                for name, task in self.tasks[stage].items()
-                if self.scores and {*task.needs} <= sets.keys() and task.applies(self.extracted)
-            }
+            return self._results(stage, sets) if self.scores else ({}, {})
 
-        results = on_rank_zero(score)
+        results, self.failed = on_rank_zero(score)
+        if stage == "validation":  # of the test the other rows are kept first
+            for name, reason in self.failed.items():
+                raise ValueError(f"task {name}: {reason}")
         for name, result in results.items():
             module.log_dict({f"{stage}/{name}/{metric}": value for metric, value in result.metrics.items()})
         return results
+
+    def _results(self, stage: str, sets: Collection[str]) -> tuple[dict[str, TaskResult], dict[str, str]]:
+        """What the tasks give, and what those say that cannot; one mistake must not lose the others' hours."""
+        results, failed = {}, {}
+        for name, task in self.tasks[stage].items():
+            if {*task.needs} <= {*sets} and task.applies(self.extracted):
+                try:
+                    metrics = task(self.extracted)
+                except ValueError as error:
+                    failed[name] = str(error)
+                else:
+                    prompts = self.extracted[task.pictures].prompts_hash
+                    results[name] = TaskResult(metrics, _counts(task, self.extracted), prompts)
+        return results, failed
 
     def _finish(self, name: str, pictures: Pictures, prompts: Prompts) -> Extracted:
         """The features of a test set whose batches are all stored."""
         store = self._stores[name]
         store.finish()
         outputs = self._prompt_outputs("test", name)
-        if digest := prompts.digest(pictures):
+        if digest := prompts_digest(pictures):
             identity = {key: value for key, value in store.identity.items() if key != "set"} | {"prompts": digest}
             if not store.has_prompts(identity, outputs):
                 found = prompts(pictures, outputs)
-                store.write_prompts(identity, outputs, found["class_features"], found["prompts"])
+                store.write_prompts(identity, outputs, found["class_features"], found["prompts"], found["classnames"])
         return read_features(store.folder)
 
     def _tasks_on(self, stage: str, pictures: str) -> list[Task]:
@@ -196,8 +210,10 @@ class Evaluation(Callback):
     def _prompt_outputs(self, stage: str, pictures: str) -> frozenset[str]:
         return frozenset(key for task in self._tasks_on(stage, pictures) for key in task.prompt_outputs)
 
-    def _prompts_hash(self, task: Task) -> str | None:
-        return self.extracted[task.pictures].prompts_hash
+
+def tests_all(trainer: pl.Trainer) -> bool:
+    """Whether whole sets are tested; a limit of 1 is one batch, and of 1.0 all."""
+    return isinstance(trainer.limit_test_batches, float) and trainer.limit_test_batches == 1
 
 
 def _join(batches: Iterable[dict[str, Tensor]], prompts: Mapping[str, Any]) -> Extracted:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from datamodules.datamodule import ImageTextDataModule
-from datamodules.sources import Pictures
+from datamodules.sources import Corpus, Pictures
 from protoclip.evaluation import class_features
 from protoclip.module import ImageTextPretraining
 
@@ -27,15 +27,10 @@ class Prompts:
         self.datamodule = datamodule
         self._encoded: dict[tuple[str, frozenset[str]], dict[str, Any]] = {}
 
-    def digest(self, pictures: Pictures) -> str | None:
-        """Hash of a set's prompts, None where it has none."""
-        prompts = _prompts(pictures)
-        return sha256("\n".join(prompts).encode()).hexdigest()[:16] if prompts else None
-
     @torch.no_grad()
     def __call__(self, pictures: Pictures, outputs: frozenset[str]) -> dict[str, Any]:
         """What ``Extracted`` says of a set's prompts, with the outputs that tasks ask for; nothing without prompts."""
-        digest = self.digest(pictures)
+        digest = prompts_digest(pictures)
         if digest is None:
             return {}
         if (digest, outputs) not in self._encoded:
@@ -46,6 +41,7 @@ class Prompts:
                 "class_features": class_features(found["features"]),
                 "prompts": {name: value for name, value in found.items() if name in outputs},
                 "prompts_hash": digest,
+                "classnames": tuple(pictures.classnames),  # type: ignore[attr-defined]
             }
         return self._encoded[digest, outputs]
 
@@ -60,6 +56,12 @@ class Prompts:
         return {name: torch.cat(parts) for name, parts in columns.items()}
 
 
-def _prompts(pictures: Pictures) -> list[str]:
+def prompts_digest(pictures: Pictures | Corpus) -> str | None:
+    """Hash of a set's prompts, None where it has none."""
+    prompts = _prompts(pictures)
+    return sha256("\n".join(prompts).encode()).hexdigest()[:16] if prompts else None
+
+
+def _prompts(pictures: Pictures | Corpus) -> list[str]:
     names, templates = getattr(pictures, "classnames", None), getattr(pictures, "templates", None)
     return [template.format(name) for name in names or () for template in templates or ()]

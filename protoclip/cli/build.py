@@ -17,6 +17,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback
 
+from callbacks.prompts import prompts_digest
 from callbacks.prototype_refresh import PrototypeRefresh
 from datamodules.datamodule import ImageTextDataModule
 from datamodules.episodes import episode_count
@@ -241,7 +242,8 @@ def find_run(config: DictConfig, datamodule: ImageTextDataModule, extra: Mapping
         {str(key): value for key, value in plain.items()} | ({"extra": dict(extra)} if extra else {}),
         {name: pictures.fingerprint for name, pictures in sources.items()}
         | {f"teacher/{name}": cache.fingerprint for name, cache in datamodule.teachers.items()}
-        | {f"view/{name}": rows.fingerprint for name, rows in datamodule.rows.items()},
+        | {f"view/{name}": rows.fingerprint for name, rows in datamodule.rows.items()}
+        | {f"prompts/{name}": digest for name, pictures in sources.items() if (digest := prompts_digest(pictures))},
     )
     run = Run(Path(config.runs) / config.name / digest, digest)
     config.run_dir = str(run.path)

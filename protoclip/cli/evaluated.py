@@ -4,7 +4,7 @@ The model comes from the run, or from open_clip; the words say on what and how i
 it was trained on stays closed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,8 @@ def _of_run(words: Sequence[str], run: Run, ckpt: Path) -> DictConfig:
         config.ckpt = str(ckpt)
         if not _chooses(words, EVALUATION):
             _evaluate_as(config, settings)
+        if not _chooses(words, ("trainer",)):
+            config.trainer.precision = settings["trainer"].get("precision", config.trainer.precision)
     named = {"name": labels["name"], "method": labels["method"], "data": labels["corpus"]}
     _label(config, seed=settings["seed_everything"], **named)
     return _closed(config, run.facts["manifest"], kept["plan"]["size"])
@@ -76,11 +78,13 @@ def _of_open_clip(words: Sequence[str]) -> DictConfig:
     name, pretrained = model_name(config.towers), config.towers.pretrained
     if pretrained is None and not name.startswith(WITH_WEIGHTS):
         raise ValueError(f"towers.name={name} has no weights of its own: add towers.pretrained=TAG, or a file")
-    place = Path(name.removeprefix(FOLDER) if name.startswith(FOLDER) else str(pretrained))
-    on_disk = place.resolve().name if place.is_dir() else place.stem if place.is_file() else None
+    place = Path(pretrained or name.removeprefix(FOLDER))
+    folder = name.startswith(FOLDER)
+    on_disk = place.resolve().name if folder else place.stem if place.is_file() else None
     label = on_disk or pretrained or name.removeprefix(HUB)
     _label(config, seed=0, method=OPEN_CLIP, data=label, name=f"{OPEN_CLIP}-{label.replace('/', '-')}")
-    return _closed(config, _weights_digest(place, name, label), config.episode.size)
+    files = place.glob("*") if folder else [place]
+    return _closed(config, _weights_digest(files, name, label), config.episode.size)
 
 
 def _composed(words: Sequence[str], allowed: Sequence[str], told: str) -> DictConfig:
@@ -133,10 +137,10 @@ def _closed(config: DictConfig, fingerprint: str, size: int) -> DictConfig:
     return config
 
 
-def _weights_digest(place: Path, *names: str) -> str:
-    """SHA-256 of a file, or of a folder's files; of names, where the weights are not on the disk."""
+def _weights_digest(files: Iterable[Path], *names: str) -> str:
+    """SHA-256 of names and of the files that there are."""
     digest = sha256("\n".join(names).encode())
-    for file in sorted(path for path in (place.iterdir() if place.is_dir() else [place]) if path.is_file()):
+    for file in sorted(path for path in files if path.is_file()):
         with file.open("rb") as opened:
             digest.update(file_digest(opened, "sha256").digest())
     return digest.hexdigest()

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from rich.console import Console
 
-from callbacks.evaluation import Evaluation, TaskResult
+from callbacks.evaluation import Evaluation, TaskResult, tests_all
 from callbacks.locked_image_tuning import LockedImageTuning
 from callbacks.phase_timer import PhaseTimer, relative_epoch, total_seconds
 from callbacks.prototype_refresh import PrototypeRefresh
@@ -148,7 +148,12 @@ class Experiment:
             self.console.print(f"{sum(faults.values())} samples could not be used and were replaced ({kinds})")
 
     def validate(self, ckpt: Path | None = None) -> None:
-        """Run the validation tasks and show what they give."""
+        """Run the validation tasks and show what they give.
+
+        Raises:
+            ValueError: there is no set, or a task cannot score.
+        """
+        self._check_sets("validation")
         self.trainer.validate(self.module, datamodule=self.datamodule, ckpt_path=self._ckpt(ckpt), weights_only=True)
 
     def test(self, ckpt: Path | None = None) -> None:
@@ -156,11 +161,18 @@ class Experiment:
 
         Args:
             ckpt: to take the weights from; None for the run's last.
+
+        Raises:
+            ValueError: there is no set, or a task cannot score; the others' rows are kept.
         """
+        if not self._trained:
+            self._check_sets("test")
         path = self._ckpt(ckpt)
         self.trainer.test(self.module, datamodule=self.datamodule, ckpt_path=path, weights_only=True, verbose=False)
         on_rank_zero(lambda: self.run.write_rows(self._rows()))
         print_rows(self.run.rows, self.console)
+        for name, reason in self._callback(Evaluation).failed.items():
+            raise ValueError(f"task {name}: {reason}")
         if len(self._callback(PhaseTimer).episodes) == self.trainer.max_epochs and ckpt is None:
             on_rank_zero(self.run.finish)
 
@@ -171,15 +183,26 @@ class Experiment:
             ckpt: to take the weights from; None for the run's last.
 
         Raises:
-            ValueError: there is no test set.
+            ValueError: there is no test set, or only a part of it would be read.
         """
-        if not self.datamodule.test:
-            raise ValueError("there is no test set to predict: choose another evaluation")
+        self._check_sets("test")
+        if not tests_all(self.trainer):
+            raise ValueError("features are stored of whole sets: leave trainer.limit_test_batches out")
         self._callback(Evaluation).scores = False
         path = self._ckpt(ckpt)
         self.trainer.test(self.module, datamodule=self.datamodule, ckpt_path=path, weights_only=True, verbose=False)
         for name in self.datamodule.test:
             self.console.print(f"{self.run.path / FEATURES / name}", soft_wrap=True)
+
+    def _check_sets(self, part: str) -> None:
+        """Refuse to evaluate on nothing.
+
+        Raises:
+            ValueError: with what to choose.
+        """
+        if not getattr(self.datamodule, part):
+            missing = "; ".join(self.datamodule.missing.values())
+            raise ValueError(missing or f"there is no {part} set: choose evaluation=NAME or 'set=[NAME,...]'")
 
     def _ckpt(self, ckpt: Path | None) -> Path | None:
         """The file to load; None where the module was trained in this process, or its towers brought weights."""

@@ -12,7 +12,7 @@ process makes the other batches, and the bytes of the result are the same.
 import json
 import shutil
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -138,14 +138,20 @@ class FeatureStore:
         return True
 
     def write_prompts(
-        self, identity: Identity, outputs: Collection[str], class_features: Tensor, prompts: Mapping[str, Tensor]
+        self,
+        identity: Identity,
+        outputs: Collection[str],
+        class_features: Tensor,
+        prompts: Mapping[str, Tensor],
+        classnames: Sequence[str],
     ) -> None:
         """Keep what ``has_prompts`` looks for; ``prompts`` of the identity is the hash of the prompts."""
         shutil.rmtree(self.folder / PROMPTS, ignore_errors=True)
         (self.folder / PROMPTS).mkdir()
         named = {"class_features": class_features, **{f"prompts_{name}": value for name, value in prompts.items()}}
         arrays = {name: (len(value), [value.numpy()]) for name, value in named.items()}
-        write_arrays(self.folder / PROMPTS, arrays, {"identity": _plain(identity), "outputs": sorted(outputs)})
+        facts = {"identity": _plain(identity), "outputs": sorted(outputs), "classnames": list(classnames)}
+        write_arrays(self.folder / PROMPTS, arrays, facts)
 
     @property
     def _described(self) -> dict[str, Any]:
@@ -201,6 +207,7 @@ def _read_prompts(folder: Path, *, check: bool) -> dict[str, Any]:
         "class_features": arrays["class_features"],
         "prompts": _named(arrays, "prompts_"),
         "prompts_hash": facts["identity"]["prompts"],
+        "classnames": tuple(facts["classnames"]),
     }
 
 

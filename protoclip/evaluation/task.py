@@ -23,6 +23,7 @@ class Extracted:
         class_features: unit vectors [classes, dim] from the prompts, for labelled sets.
         prompts: outputs of the text tower and heads for the prompts, [classes, templates, ...], that a task asks for.
         prompts_hash: hash of class names and templates.
+        classnames: names of the classes.
     """
 
     image: Mapping[str, Tensor]
@@ -32,6 +33,7 @@ class Extracted:
     class_features: Tensor | None = None
     prompts: Mapping[str, Tensor] = field(default_factory=dict)
     prompts_hash: str | None = None
+    classnames: tuple[str, ...] = ()
 
 
 Sets = Mapping[str, Extracted]

@@ -45,7 +45,8 @@ def test_gradients_of_two_processes(pool: Pool, tmp_path: Path) -> None:
 
 
 def of_parts(runs: Path) -> dict[str, Tensor]:
-    return trained(runs, "protoclip", "+trainer.max_steps=1", "micro_batch=2").gradients
+    method, words = SUMS["image_text"]
+    return trained(runs, method, *words, "+trainer.max_steps=2", "micro_batch=2").gradients
 
 
 def test_the_second_pass_has_the_draws_of_the_first() -> None:

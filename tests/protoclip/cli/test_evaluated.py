@@ -4,10 +4,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from protoclip.cli import main, train
 from protoclip.cli.evaluated import compose_evaluation
 from protoclip.reports.rows import Row, read_rows
+from protoclip.runs import features
 from tests.protoclip.cli.test_errors import Complain
 from tests.protoclip.cli.test_train import TASKS, words
 
@@ -55,6 +57,40 @@ def test_a_run_says_what_its_model_is(run: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "protoclip-scenes" / rows[0]["run"] / "DONE").exists()
 
 
+PICTURES = "{_target_:datamodules.labelled_folders.ClassFolders,root:ROOT,templates:[TEMPLATE]}"
+TASK = "+evaluation.test.tasks.mine={_target_:protoclip.evaluation.NAME,pictures:mine}"
+
+
+def test_a_set_of_ones_own_in_two_lines(run: Path, tmp_path: Path, complain: Complain) -> None:
+    for name, colour in {"red": (200, 0, 0), "green": (0, 200, 0)}.items():
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        for number in range(3):
+            Image.new("RGB", (40, 32), colour).save(tmp_path / "mine" / name / f"{number}.png")
+    pictures = PICTURES.replace("ROOT", str(tmp_path / "mine"))
+    runs = set()
+    for template in ("a photo of {}", "{} all over"):
+        lines = [f"+evaluation.test.pictures.mine={pictures}".replace("TEMPLATE", f"'{template}'")]
+        argv = ["test", f"ckpt={run}", f"runs={tmp_path / 'runs'}", *HOW, *lines, TASK.replace("NAME", "ZeroShot")]
+        assert main(argv) == 0
+        found = {file.parent for file in (tmp_path / "runs").glob("*/*/rows.jsonl")}
+        (new,) = found - runs  # other prompts are another evaluation
+        runs = found
+        assert {row["task"] for row in read_rows(new / "rows.jsonl")} - OF_TRAINING == {"mine"}
+        assert features(new)["mine"].classnames == ("green", "red")
+    knn = TASK.replace("NAME", "KNN").replace("mine=", "near=").replace("pictures:mine", "pictures:mine,train:mine")
+    assert "error: task near: k must lie in 1 to 6" in complain([*argv, knn], main)
+    (new,) = {file.parent for file in (tmp_path / "runs").glob("*/*/rows.jsonl")} - runs
+    assert {row["task"] for row in read_rows(new / "rows.jsonl")} - OF_TRAINING == {"mine"}
+
+
+def test_nothing_to_evaluate_on(run: Path, tmp_path: Path, complain: Complain) -> None:
+    argv = [f"ckpt={run}", f"runs={tmp_path}", *HOW, "set=[dtd]", f"evaluation.root={tmp_path}"]
+    assert "put what torchvision's DTD reads" in complain(["test", *argv], main)
+    assert "there is no validation set" in complain(["validate", *argv[:-1], "set=[scenes]"], main)
+    part = ["predict", f"ckpt={run}", f"runs={tmp_path}", *HOW, "--trainer.limit_test_batches", "0.5"]
+    assert "leave trainer.limit_test_batches out" in complain(part, main)
+
+
 def test_words_choose_the_evaluation_alone(run: Path, tmp_path: Path) -> None:
     last = run / "checkpoints" / "last.ckpt"
     config = compose_evaluation([f"ckpt={run}", "evaluation=scenes", "trainer.precision=bf16-mixed"])
@@ -63,6 +99,7 @@ def test_words_choose_the_evaluation_alone(run: Path, tmp_path: Path) -> None:
     assert set(config.model.terms) == {"image_text", "prototype"}
     outside = tmp_path / "other.ckpt"
     shutil.copy(last, outside)
+    assert compose_evaluation([f"ckpt={run}"]).trainer.precision == "32-true"
     assert compose_evaluation([f"ckpt={outside}", "method=clip"]).datamodule.train._target_.endswith("ScenePairs")
 
 

@@ -31,7 +31,7 @@ def test_the_run_directory_stays_open(compose_tiny: Compose) -> None:
     config = compose_tiny("clip", "logger=default", "run_dir=elsewhere")
     settings = translate(config)
     open_ones = {path: value for path, value in leaves(settings) if RUN_DIR in str(value)}
-    assert len(open_ones) == 5  # two checkpoints, the diagnostic one, two loggers
+    assert len(open_ones) == 6  # two checkpoints, the diagnostic one, the features, two loggers
     placed = place(settings, "here")
     for path, value in open_ones.items():
         assert dict(leaves(placed))[path] == value.replace(RUN_DIR, "here")

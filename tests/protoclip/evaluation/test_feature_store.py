@@ -16,6 +16,7 @@ from protoclip.evaluation.feature_store import FeatureStore, StoredOutputs, mode
 from protoclip.towers import create_towers
 
 SIZE, BATCH, DIM = 10, 4, 6
+NAMES = ("a", "b", "c")
 IDENTITY = {"model": "m", "pixels": {"mean": (0.5, 0.25)}}
 OWNERS = np.repeat(np.arange(SIZE), [2, 1, 3, 1, 1, 2, 1, 1, 1, 4])
 
@@ -120,7 +121,7 @@ def test_what_is_of_another_identity_is_made_anew(tmp_path: Path, finished: bool
         made.write(batch)
     if finished:
         made.finish()
-        made.write_prompts({"prompts": "p"}, (), torch.ones(2, DIM), {})
+        made.write_prompts({"prompts": "p"}, (), torch.ones(2, DIM), {}, ["cat", "dog"])
     assert store(tmp_path).begin() == [0, 1, 2]
     assert store(tmp_path, model="other").begin() == []
     assert {path.name for path in made.folder.rglob("*") if path.is_file()} == {"of.json"}
@@ -138,7 +139,7 @@ def test_prompts_are_kept_by_what_they_are(tmp_path: Path) -> None:
     features, words, mask = torch.rand(3, DIM), torch.rand(3, 2, 5, DIM), torch.rand(3, 2, 5) > 0.5
     asked = ("words", "token_mask")
     assert not made.has_prompts({"prompts": "a"}, asked)
-    made.write_prompts({"prompts": "a"}, asked, features, {"words": words, "token_mask": mask})
+    made.write_prompts({"prompts": "a"}, asked, features, {"words": words, "token_mask": mask}, NAMES)
     assert made.has_prompts({"prompts": "a"}, asked)
     assert made.has_prompts({"prompts": "a"}, ())
     assert not made.has_prompts({"prompts": "a"}, ("sentences",))
@@ -149,7 +150,8 @@ def test_prompts_are_kept_by_what_they_are(tmp_path: Path) -> None:
     assert torch.equal(found.prompts["words"], words)
     assert torch.equal(found.prompts["token_mask"], mask)
     assert found.prompts_hash == "a"
-    made.write_prompts({"prompts": "b"}, (), features + 1, {})
+    assert found.classnames == NAMES
+    made.write_prompts({"prompts": "b"}, (), features + 1, {}, NAMES)
     assert read_features(made.folder).prompts_hash == "b"
     assert not read_features(made.folder).prompts
     assert made.begin() == [0, 1, 2]
@@ -182,7 +184,7 @@ def test_damage_is_told_in_a_line_with_the_folder_to_remove(
     tmp_path: Path, name: str, damage: Callable[[Path], None]
 ) -> None:
     made = stored(tmp_path)
-    made.write_prompts({"prompts": "a"}, (), torch.rand(3, DIM), {})
+    made.write_prompts({"prompts": "a"}, (), torch.rand(3, DIM), {}, NAMES)
     damage(made.folder / f"{name}.npy")
     readers: list[Callable[[], object]] = [lambda: read_features(made.folder, check=True)]
     readers.append((lambda: made.has_prompts({"prompts": "a"}, ())) if "prompts" in name else made.begin)
