@@ -24,8 +24,6 @@ NEAREST = 6
 """Pairs shown of each prototype; smaller ones are not drawn."""
 MEMBERS = 512
 """Pairs of a prototype that are looked at."""
-STUDENTS_TEACHERS = {"cross": {"text": "image", "image": "text"}, "same": {"image": "image", "text": "text"}}
-"""By source: the side of the bank, and the modality whose clusters it holds."""
 
 
 def draw_embeddings(runs: Mapping[str, Run], pictures: str, path: Path) -> Path:
@@ -106,9 +104,9 @@ def prototype_panels(run: Run) -> list[PrototypePanel]:
         raise ValueError(f"{run.path} was trained on a stream, whose pairs cannot be looked up for a gallery")
     bank = module.banks["prototype"]
     assert isinstance(bank, PrototypeBank)
-    if bank.source not in STUDENTS_TEACHERS:
-        raise ValueError(f"{run.path} has {bank.source} prototypes, and a gallery shows those of one modality each")
-    sides = {teacher: bank.side(modality) for modality, teacher in STUDENTS_TEACHERS[bank.source].items()}
+    sides = bank.clusterings
+    if "joint" in sides:
+        raise ValueError(f"{run.path} has joint prototypes, and a gallery shows those of one modality each")
     chosen_by = torch.Generator().manual_seed(settings["seed_everything"])
     members: dict[tuple[str, int], Tensor] = {}
     for teacher, side in sides.items():

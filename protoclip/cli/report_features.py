@@ -21,7 +21,7 @@ from protoclip.reports.charts import (
     most_confused,
     similarity_chart,
 )
-from protoclip.reports.figures import PrototypePanel, prototype_strip, tsne_figure
+from protoclip.reports.figures import TSNE_SAMPLES, PrototypePanel, prototype_strip, tsne_figure
 from protoclip.reports.page import Card, Group, Section, bitmap, chart, photograph
 
 CLASSES = 12
@@ -93,21 +93,24 @@ class FeatureSections:
     def embeddings(self) -> Section:
         """t-SNE of a labelled set, an arm a map."""
         name = self.labelled
-        figures = []
+        figures, left_out = [], []
         having = self.having(name)
-        names = self.class_names(name)
+        names = {classes: self.class_names(name, classes) for classes in set(map(_classes, having.values()))}
         for title, found in having.items():
+            if len(found.labels) < TSNE_SAMPLES:
+                left_out.append(f"Left out: {title}: t-SNE needs {TSNE_SAMPLES} pictures, {name} has fewer.")
+                continue
             with BytesIO() as buffer:
-                tsne_figure({title: (found.image["features"], found.labels)}, buffer, classnames=names)
+                panel = {title: (found.image["features"], found.labels)}
+                tsne_figure(panel, buffer, classnames=names[_classes(found)])
                 figures.append(bitmap(buffer.getvalue(), f"t-SNE of {name}, {title}"))
         return Section(
             "embeddings",
             "Embeddings",
             f"t-SNE of the image features of {name}, the same pictures for each; colours are classes.",
             [Group("", figures)] if figures else (),
-            left_out=lacking(
-                self.arms, having, f"stored features of {name or 'a labelled set'}: protoclip test writes them"
-            ),
+            left_out=left_out
+            + lacking(self.arms, having, f"stored features of {name or 'a labelled set'}: protoclip test writes them"),
         )
 
     def prototypes(self) -> Section:
@@ -127,7 +130,7 @@ class FeatureSections:
             if not panels:
                 without.append(arm.title)
             for side in ("image", "text"):
-                cards = [_card(panel) for panel in panels if panel["modality"] == side]
+                cards = [_card(panel, arm.title) for panel in panels if panel["modality"] == side]
                 groups += [Group(f"{arm.title}: {side} prototypes", cards=cards)] if cards else []
         left_out += [f"Left out: no prototypes in {', '.join(without)}."] if without else []
         text = (
@@ -166,39 +169,46 @@ class FeatureSections:
         """Zero-shot confusion matrices of a labelled set, or the part that is confused most."""
         name = self.labelled
         having = {title: found for title, found in self.having(name).items() if found.class_features is not None}
-        shares = {title: _shares(found) for title, found in having.items()}
+        classes = next(map(_classes, having.values()), 0)
+        others = [title for title, found in having.items() if _classes(found) != classes]
+        shares = {title: _shares(found) for title, found in having.items() if title not in others}
         figures = []
         part = ""
         if shares:
-            classes = len(next(iter(shares.values())))
             chosen = most_confused(list(shares.values()), CLASSES)
-            names = self.class_names(name) or [str(number) for number in range(classes)]
+            names = self.class_names(name, classes) or [str(number) for number in range(classes)]
             for title, matrix in shares.items():
                 drawn = confusion_chart(title, matrix[np.ix_(chosen, chosen)], [names[number] for number in chosen])
                 figures.append(chart(drawn, f"zero-shot confusion of {name}, {title}"))
             part = (
                 f" Of its {classes} classes the {len(chosen)} that are confused most." if len(chosen) < classes else ""
             )
+        left_out = [f"Left out: {', '.join(others)}: {name} has not {classes} classes there."] if others else []
         return Section(
             "confusion",
             "Confusion",
             f"Zero-shot classification of {name}, in percent of a true class' pictures.{part}",
             [Group("", figures)] if figures else (),
-            left_out=lacking(
-                self.arms, having, f"stored features of {name or 'a labelled set'}: protoclip test writes them"
-            ),
+            left_out=left_out
+            + lacking(self.arms, having, f"stored features of {name or 'a labelled set'}: protoclip test writes them"),
         )
 
-    def class_names(self, name: str | None) -> Sequence[str] | None:
-        """Of a labelled set, by the first arm whose settings tell them."""
+    def class_names(self, name: str | None, classes: int) -> Sequence[str] | None:
+        """Of a labelled set, by the first arm whose settings tell so many."""
         if name is None:
             return None
-        return next((found for arm in self.arms if (found := class_names(arm.first, name))), None)
+        known = (class_names(arm.first, name) for arm in self.arms)
+        return next((found for found in known if found is not None and len(found) == classes), None)
 
 
-def _card(panel: PrototypePanel) -> Card:
+def _classes(found: Extracted) -> int:
+    """Number of the classes of a labelled set."""
+    return len(found.class_features) if found.class_features is not None else int(found.labels.max()) + 1
+
+
+def _card(panel: PrototypePanel, arm: str) -> Card:
     title = f"{panel['modality']} prototype {panel['id']}"
-    strip = photograph(prototype_strip(panel["images"], len(panel["images"])), f"nearest pictures of {title}")
+    strip = photograph(prototype_strip(panel["images"], len(panel["images"])), f"nearest pictures of {title}, {arm}")
     return Card(title, f"{panel['size']:,} samples", strip, panel["captions"])
 
 

@@ -26,6 +26,8 @@ OTHER = "#d0d0d0"
 PALETTE = (*list(TABLEAU_COLORS.values())[:7], "#333333", *list(TABLEAU_COLORS.values())[8:])
 """The classes that get a colour in a t-SNE figure: matplotlib's ten, the grey replaced because ``OTHER`` is."""
 
+TSNE_SAMPLES = 5
+"""The fewest that are drawn."""
 DPI = 150
 THUMBNAIL = 160  # pixels
 BLOCK_WIDTH = 5.8  # inches, as all lengths below
@@ -70,7 +72,7 @@ def tsne_figure(
         points: Samples shown, the same ones in every panel.
 
     Raises:
-        ValueError: If there are no panels, fewer than 5 samples, counts that differ, or a label without a name.
+        ValueError: If there are no panels, fewer than ``TSNE_SAMPLES``, counts that differ, or a label without a name.
     """
     labels = {title: panel_labels.cpu().numpy() for title, (_, panel_labels) in panels.items()}
     _check_panels(panels, classnames)
@@ -98,8 +100,8 @@ def _check_panels(panels: Mapping[str, tuple[Tensor, Tensor]], classnames: Seque
     if not panels:
         raise ValueError("tsne_figure needs at least one panel")
     total = len(next(iter(panels.values()))[0])
-    if total < 5:
-        raise ValueError(f"t-SNE needs at least 5 samples, got {total}")
+    if total < TSNE_SAMPLES:
+        raise ValueError(f"t-SNE needs at least {TSNE_SAMPLES} samples, got {total}")
     for title, (features, labels) in panels.items():
         if len(features) != total or len(labels) != total:
             raise ValueError(

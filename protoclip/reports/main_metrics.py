@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from protoclip.reports.rows import Row
-from protoclip.reports.tables import NO_BEST, decimals
+from protoclip.reports.tables import NO_BEST, decimals, metric_of
 
 MAIN_METRICS = {
     "zero_shot": ("top1",),
@@ -92,7 +92,7 @@ def with_averages(rows: Sequence[Row]) -> list[Row]:
         runs.setdefault((row.get("arm", ""), row["run"]), {})[row["task"]] = row
     averages: list[Row] = []
     for kind, metrics in MAIN_METRICS.items():
-        ranking = [name for name in metrics if name not in NO_BEST]
+        ranking = [name for name in metrics if metric_of(name) not in NO_BEST]
         common = [task for task in _tasks_with(runs.values(), ranking) if split_task(task)[0] == kind]
         if len(common) < 2:
             continue

@@ -35,6 +35,8 @@ NO_BEST = frozenset(
     | {"episodes", "steps", "pairs", "seconds", "relative_epoch", "relative_cost"}
 )
 """Metrics that describe a model without ranking it."""
+SIDES = ("image_", "text_")
+"""Before the name of a metric that is taken of each modality."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def comparison_table(rows: Sequence[Row], columns: Sequence[str], *, group_by: S
 
 def _best(column: str, cells: Sequence[Samples]) -> float | None:
     """The best mean as printed, so that what looks equal is marked equally."""
-    metric = column.rpartition("/")[2]
+    metric = metric_of(column)
     means = [round(statistics.fmean(cell.values()), decimals(column)) for cell in cells if cell]
     if metric in NO_BEST or len(means) < 2:
         return None
@@ -123,7 +125,13 @@ def _cell(samples: Samples, reference: Samples, column: str, best: float | None)
 
 def decimals(column: str) -> int:
     """Printed decimals of a column: two for percentages, three for scores of about 1."""
-    return 3 if column.rpartition("/")[2] in UNIT_SCALE else 2
+    return 3 if metric_of(column) in UNIT_SCALE else 2
+
+
+def metric_of(column: str) -> str:
+    """The metric of a column ``task/metric``, whichever modality it is of: ``nmi`` of ``x_pseudo_labels/image_nmi``."""
+    metric = column.rpartition("/")[2]
+    return next((metric.removeprefix(side) for side in SIDES if metric.startswith(side)), metric)
 
 
 def difference_text(difference: Difference, digits: int, *, interval: bool) -> str:

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from protoclip.reports import Row, Table, comparison_table, print_table, to_csv, to_markdown
 from protoclip.reports.paired import Difference
-from protoclip.reports.tables import to_markdown_by_metric
+from protoclip.reports.tables import decimals, to_markdown_by_metric
 
 TOP1, ARI = "scenes_zero_shot/top1", "scenes_clustering/ari"
 
@@ -88,10 +88,24 @@ def test_print_table() -> None:
 
 
 def test_lower_is_better_and_descriptions_have_no_best() -> None:
-    for metric, best in [("davies_bouldin", [True, False]), ("top1", [False, True]), ("modality_gap", [False, False])]:
+    for metric, best in [
+        ("davies_bouldin", [True, False]),
+        ("text_davies_bouldin", [True, False]),
+        ("top1", [False, True]),
+        ("modality_gap", [False, False]),
+        ("image_self_similarity", [False, False]),
+    ]:
         rows = [*_rows("a", "t", metric, [0.1]), *_rows("b", "t", metric, [0.9])]
         table = comparison_table(rows, [f"t/{metric}"])
         assert [cell.best for line in table.lines for cell in line.cells if cell] == best
+
+
+@pytest.mark.parametrize(
+    ("metric", "digits"),
+    [("nmi", 3), ("image_nmi", 3), ("text_purity", 3), ("image_top1", 2), ("image_retrieval@1", 2)],
+)
+def test_metrics_of_a_modality_have_the_decimals_of_the_metric(metric: str, digits: int) -> None:
+    assert decimals(f"image_nmi/{metric}") == digits
 
 
 def test_the_last_evaluation_of_a_run_counts_and_null_is_no_value() -> None:
