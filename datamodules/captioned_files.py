@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,7 +28,7 @@ class CaptionedFiles(PairSource):
         told: path of each picture in the folder, and its captions.
 
     Attributes:
-        fingerprint: SHA-256 of the content.
+        fingerprint: SHA-256 of the content, and of the sizes of the pictures that are there.
 
     Raises:
         ValueError: no picture has a caption.
@@ -46,7 +47,8 @@ class CaptionedFiles(PairSource):
         self._names = PackedTexts.pack(name for name, _ in kept)
         self._captions = PackedTexts.pack(text for _, captions in kept for text in captions)
         self._first = np.cumsum([0, *(len(captions) for _, captions in kept)])
-        self.fingerprint = hashlib.sha256(content).hexdigest()
+        sizes = np.array([_size(os.path.join(self._images, name)) for name, _ in kept], np.int64)  # noqa: PTH118 (of many)
+        self.fingerprint = hashlib.sha256(content + sizes.tobytes()).hexdigest()
 
     def __len__(self) -> int:
         return len(self._names)
@@ -81,4 +83,12 @@ class CaptionedFiles(PairSource):
 
     def label(self, index: int) -> int:
         """-1: a picture has many objects, and no class."""
+        return -1
+
+
+def _size(path: str) -> int:
+    """Bytes of a file; -1 where it is missing, which reading tells."""
+    try:
+        return os.stat(path).st_size  # noqa: PTH116 (of many)
+    except OSError:
         return -1

@@ -57,12 +57,10 @@ class ImageTextDataModule(pl.LightningDataModule):
         region_views: what makes each view of a picture's regions.
         keep_tokens: whether the ids of a manifest's captions are kept in the cache folder.
 
-    Attributes:
-        done: what tells the numbers of a test set's batches that nobody needs anew; none, until it is set.
-
     All views are made until ``require`` says which are read.
 
     Attributes:
+        done: what tells the numbers of a test set's batches that nobody needs anew; none, until it is set.
         missing: picture sets that are not on the disk, and so in neither ``validation`` nor ``test``: why, by name.
 
     Raises:
@@ -244,7 +242,8 @@ class ImageTextDataModule(pl.LightningDataModule):
         """What pixels and ids of validation and test depend on, beside the pictures and captions."""
         tokenizer = self.tokenize
         named = {name: getattr(tokenizer, name, None) for name in ("context_length", "hf_name", "options")}
-        return {"pixels": self._pixels, "ids": {**named, "identity": getattr(tokenizer, "identity", None)}}
+        identity = getattr(tokenizer, "identity", None) or getattr(tokenizer, "vocabulary_hash", None)
+        return {"pixels": self._pixels, "ids": {**named, "identity": identity}}
 
     @property
     def _place(self) -> tuple[int, int]:

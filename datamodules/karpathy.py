@@ -53,7 +53,7 @@ class CaptionLines(CaptionedFiles):
         file = existing_file(annotations)
         content = file.read_bytes()
         told: dict[str, list[str]] = defaultdict(list)
-        for number, line in enumerate(content.decode("utf-8-sig", "replace").splitlines()[1:], start=2):
+        for number, line in enumerate(content.decode("utf-8-sig", "replace").split("\n")[1:], start=2):
             name, found, caption = line.partition(".jpg,")
             if line.strip() and not found:
                 raise ValueError(f"{file}: line {number} is no NAME.jpg,CAPTION: fetch it again")

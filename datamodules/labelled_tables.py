@@ -1,6 +1,7 @@
 """A labelled set from a table of paths and labels (CSV, TSV, JSON Lines, Parquet)."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ class LabelledTable(LabelledFiles):
 
     Raises:
         ValueError: the table is missing or damaged, has no such column, lists a picture that is not there, or has a
-            label without a name or a class without a picture.
+            label without a name, a name of two classes, or a class without a picture.
     """
 
     def __init__(
@@ -75,7 +76,10 @@ def _numbered(file: Path, cells: Sequence[str], names: list[str] | None) -> tupl
     if whole and not {*cells} <= {*names}:
         return [int(cell) for cell in cells], names
     numbers = {name: number for number, name in enumerate(names)}
+    doubled = {name: count for name, count in Counter(names).items() if count > 1}
     for row, cell in enumerate(cells, start=1):
         if cell not in numbers:
             raise ValueError(f"{file}: row {row}: label {cell!r} is not in classnames: mend one of them")
+        if cell in doubled:
+            raise ValueError(f"{file}: row {row}: {doubled[cell]} classes are called {cell!r}: give labels as numbers")
     return [numbers[cell] for cell in cells], names

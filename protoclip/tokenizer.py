@@ -1,5 +1,6 @@
 """Captions to token ids: open_clip's byte-pair tokenizer, or the tokenizer of a transformers text tower."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
@@ -65,6 +66,16 @@ class Tokenizer:
         if self.hf_name is not None:
             return None
         return json.dumps([version("open_clip_torch"), self.options], sort_keys=True)
+
+    @cached_property
+    def vocabulary_hash(self) -> str:
+        """SHA-256 of a transformers tokenizer's vocabulary, and of its rules where a backend tells them."""
+        assert self.hf_name is not None
+        tokenizer = self._tokenizer.tokenizer
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        told = tokenizer.get_vocab() if backend is None else json.loads(backend.to_str())
+        told |= {"padding": None, "truncation": None}  # each call sets a backend's anew
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     @property
     def eot_id(self) -> int:

@@ -52,8 +52,7 @@ def few_shot_probe(
             option is out of range.
     """
     train, train_labels, test, test_labels = checked_splits(train_features, train_labels, test_features, test_labels)
-    if shots < 1 or draws < 2:
-        raise ValueError(f"shots must be at least 1 and draws at least 2, got {shots} and {draws}")
+    _check_counts(shots, draws)
     classes, counts = torch.unique(train_labels, return_counts=True)
     if (fewest := int(counts.min())) < shots:
         scarce = int(classes[counts.argmin()])
@@ -66,6 +65,11 @@ def few_shot_probe(
         how: dict[str, Any] = {"C": C, "max_iter": max_iter, "normalize": normalize, "standardize": standardize}
         scores.append(linear_probe(train[rows], train_labels[rows], test, test_labels, **how)["top1"])
     return {"top1": fmean(scores), "top1_std": stdev(scores)}
+
+
+def _check_counts(shots: int, draws: int) -> None:
+    if shots < 1 or draws < 2:
+        raise ValueError(f"shots must be at least 1 and draws at least 2, got {shots} and {draws}")
 
 
 class FewShot(Task):
@@ -81,6 +85,9 @@ class FewShot(Task):
         normalize: L2-normalise each embedding.
         standardize: give each dimension mean 0 and variance 1.
         seed: of the draws.
+
+    Raises:
+        ValueError: one draw alone has no deviation.
     """
 
     def __init__(
@@ -96,6 +103,7 @@ class FewShot(Task):
         seed: int = 0,
     ) -> None:
         super().__init__(pictures, train)
+        _check_counts(shots, draws)
         self.options: dict[str, Any] = {
             "shots": shots,
             "draws": draws,

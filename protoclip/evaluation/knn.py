@@ -17,7 +17,7 @@ def knn_accuracy(
     *,
     k: int = 20,
     temperature: float = 0.07,
-    chunk: int = 1024,
+    block: int = 2**26,
 ) -> float:
     """Top-1 of a vote of the k nearest training samples, each with the weight exp(cosine / temperature).
 
@@ -31,7 +31,7 @@ def knn_accuracy(
         test_labels: [test].
         k: Neighbours that vote, at most the number of training samples.
         temperature: Softness of the votes.
-        chunk: Test samples per block of the similarity matrix.
+        block: Scores held at a time, which bounds the memory and not the result.
 
     Returns:
         Top-1 accuracy in percent.
@@ -47,7 +47,8 @@ def knn_accuracy(
     train, test = normalised(train), normalised(test)
     classes, class_index = torch.unique(train_labels, return_inverse=True)
     right = 0
-    for rows, targets in zip(torch.split(test, chunk), torch.split(test_labels, chunk), strict=True):
+    step = max(1, block // len(train))
+    for rows, targets in zip(torch.split(test, step), torch.split(test_labels, step), strict=True):
         cosine, neighbours = similarity(rows, train).topk(k, dim=1)
         # softmax is the vote up to a factor per test sample, and cannot overflow at a low temperature
         weights = (cosine / temperature).softmax(dim=1)

@@ -55,7 +55,7 @@ def linear_probe(
         test_features: [test, dim].
         test_labels: [test]; a class that is not in the training labels counts as wrong.
         C: Inverse strength of the L2 penalty, or ``"sweep"``.
-        max_iter: L-BFGS iterations per fit; a final fit that uses them up is logged as a warning.
+        max_iter: L-BFGS iterations per fit; a final fit that uses them up is logged, as information.
         seed: Draws the validation split.
         validation_fraction: Share of the training samples that judges the sweep.
         normalize: L2-normalise each feature first.

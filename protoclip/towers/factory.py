@@ -169,6 +169,9 @@ def _build(name: str, config: Mapping[str, Any], pretrained: str | None) -> Any:
         if pretrained not in tags:
             known = ", ".join(tags) or "it has none"
             raise ValueError(f"pretrained={pretrained!r} is neither a file nor a tag of {name}; tags: {known}")
+        # open_clip only warns; a config with QuickGELU whose tag says nothing of it is right, such as roberta-ViT-B-32
+        if open_clip.get_pretrained_cfg(name, pretrained).get("quick_gelu") and not config.get("quick_gelu"):
+            raise ValueError(f"pretrained={pretrained} was trained with QuickGELU: choose the model {name}-quickgelu")
     # what is unchanged stays open_clip's to decide, such as fetching a base text model that weights then replace
     named = model_config(name)
     changed = {key: value for key, value in config.items() if value != named.get(key)}

@@ -20,6 +20,8 @@ def test_pictures_keep_their_captions_in_order(tmp_path: Path, caplog: pytest.Lo
     assert source.image(1).shape == (3, 5, 6)
     with pytest.raises(UnreadableSample, match=r"cannot read .*b\.png"):
         source.image(0)
-    assert source.fingerprint == CaptionedFiles(Path("other.json"), "elsewhere", b"content", told).fingerprint
+    assert source.fingerprint == CaptionedFiles(Path("other.json"), tmp_path, b"content", told).fingerprint
+    (tmp_path / "b.png").write_bytes(picture(1))  # the folder is mended
+    assert source.fingerprint != CaptionedFiles(Path("table.json"), tmp_path, b"content", told).fingerprint
     with pytest.raises(ValueError, match=r"^table\.json has no caption"):
         CaptionedFiles(Path("table.json"), tmp_path, b"content", [("a.png", [])])

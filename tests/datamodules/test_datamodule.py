@@ -26,6 +26,7 @@ from protoclip.prototypes import PrototypeBank, kmeans
 from protoclip.schedule import WarmupCosine
 from protoclip.seeds import derive_seed
 from protoclip.tokenizer import Tokenizer
+from tests.protoclip.test_tokenizer import hf_tokenizer
 from tests.tiny import Batches, build, tiny_config
 
 Batch = dict[str, Tensor]
@@ -330,3 +331,12 @@ def test_ids_of_a_manifests_captions_are_kept_on_the_disk(tmp_path: Path, monkey
     for one, two, three in zip(first, again, anew, strict=True):
         assert torch.equal(one, two)
         assert torch.equal(one, three)
+
+
+def test_stored_features_depend_on_the_vocabulary_of_a_transformers_tokenizer(tmp_path: Path) -> None:
+    datamodule = scenes()
+    tokenizer = Tokenizer(8, hf_name=hf_tokenizer(tmp_path))
+    assert tokenizer.identity is None
+    for tokenize, identity in ((tokenizer, tokenizer.vocabulary_hash), (Tokenizer(8), Tokenizer(8).identity)):
+        datamodule.tokenize = tokenize
+        assert datamodule.evaluation_inputs["ids"]["identity"] == identity

@@ -45,9 +45,11 @@ def test_another_file_is_refused(tmp_path: Path, content: str) -> None:
 
 def test_lines_of_names_and_captions(tmp_path: Path) -> None:
     file = tmp_path / "lines.txt"
-    file.write_text('image,caption\n1.jpg,A man, "sitting".\n2.jpg,Two\n1.jpg,A man\n\n')
+    two = "Two\x85 or\u2028three"  # which str.splitlines would part
+    lines = f'image,caption\n1.jpg,A man, "sitting".\n2.jpg,{two}\r\n1.jpg,A man\n\n'
+    file.write_text(lines, encoding="utf-8", newline="")
     source = CaptionLines(file, tmp_path)
-    assert [source.captions(index) for index in range(len(source))] == [['A man, "sitting".', "A man"], ["Two"]]
+    assert [source.captions(index) for index in range(len(source))] == [['A man, "sitting".', "A man"], [two]]
     assert source.file(1) == tmp_path / "2.jpg"
     file.write_text("image,caption\n1.jpg,A man\nwhat\n")
     with pytest.raises(ValueError, match=r"line 3 is no NAME\.jpg,CAPTION: fetch it again$"):

@@ -59,6 +59,7 @@ def test_other_columns_and_another_folder(folder: Path) -> None:
     ("labels", "names", "message"),
     [
         (["dog", "cat", "cow"], ["dog", "cat"], r"row 3: label 'cow' is not in classnames: mend one of them$"),
+        (["dog", "cat", "cat"], ["cat", "dog", "cat"], r"row 2: 2 classes are called 'cat': give labels as numbers$"),
         ([0, 1, 5], ["dog", "cat"], r"label 5 is not in 0\.\.1: mend the labels"),
         ([0, 1, -1], None, r"label -1 is not in 0\.\.1"),
         ([0, 2, 2], None, r"1 of 3 classes have no picture, such as '1'"),

@@ -95,6 +95,18 @@ def test_transformers_tokenizer(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(tokenizer))(["a dog"]).tolist() == [[2, 5, 6, 3, 0, 0]]
 
 
+def test_another_vocabulary_has_another_hash(tmp_path: Path) -> None:
+    folder = hf_tokenizer(tmp_path / "tok")
+    before, called = Tokenizer(8, hf_name=folder), Tokenizer(6, hf_name=folder)
+    called(["a dog runs"])
+    assert before.vocabulary_hash == called.vocabulary_hash
+    for file in ("vocab.txt", "tokenizer.json"):
+        path = tmp_path / "tok" / file
+        if path.exists():
+            path.write_text(path.read_text().replace("runs", "sits"))
+    assert Tokenizer(8, hf_name=folder).vocabulary_hash != before.vocabulary_hash
+
+
 def test_mask_token_and_special_ids(tmp_path: Path) -> None:
     bpe, bert = Tokenizer(8), Tokenizer(8, hf_name=hf_tokenizer(tmp_path / "tok"))
     assert (bpe.mask_id, bpe.special_ids) == (49408, frozenset({49406, 49407}))

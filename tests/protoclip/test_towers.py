@@ -386,3 +386,17 @@ def test_copies_and_pickles() -> None:
     for twin in (copy.deepcopy(towers), pickle.loads(pickle.dumps(towers))):
         assert torch.equal(twin.image(images)["embedding"], towers.image(images)["embedding"])
         assert torch.equal(twin.text(ids)["embedding"], towers.text(ids)["embedding"])
+
+
+def test_weights_of_quickgelu_are_refused_by_a_model_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    import open_clip
+
+    def reached(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no download")
+
+    monkeypatch.setattr(open_clip, "create_model", reached)
+    with pytest.raises(ValueError, match=r"^pretrained=yfcc15m was trained with QuickGELU: .*RN50-quickgelu$"):
+        create_towers("RN50", pretrained="yfcc15m")
+    for name, tag in (("RN50-quickgelu", "yfcc15m"), ("roberta-ViT-B-32", "laion2b_s12b_b32k")):
+        with pytest.raises(ValueError, match="no download"):
+            create_towers(name, pretrained=tag)

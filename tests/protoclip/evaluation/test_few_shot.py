@@ -84,6 +84,8 @@ def test_mistakes_are_named() -> None:
     for how in wrong:
         with pytest.raises(ValueError, match="shots must be at least 1 and draws at least 2"):
             few_shot_probe(*case, **how)
+        with pytest.raises(ValueError, match="shots must be at least 1 and draws at least 2"):
+            FewShot("objects", "train", **how)
     with pytest.raises(ValueError, match="differ in dim"):
         few_shot_probe(*case[:2], case[2][:, :3], case[3])
 

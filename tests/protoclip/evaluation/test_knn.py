@@ -47,7 +47,7 @@ def test_by_hand_weights_beat_the_majority() -> None:
 @pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (20, 0.07), (20, 1.0)])
 def test_against_loops(k: int, temperature: float) -> None:
     case = _case(train=120, test=70)
-    result = knn_accuracy(*case, k=k, temperature=temperature, chunk=32)
+    result = knn_accuracy(*case, k=k, temperature=temperature, block=32 * 120 + 1)
     assert result == pytest.approx(_oracle(*case, k=k, temperature=temperature))
     assert 20 < result < 95
 
