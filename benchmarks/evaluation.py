@@ -120,7 +120,7 @@ def our_words(model: str, sets: Sets, runs: Path) -> list[str]:
         f"cifar10:{{_target_:datamodules.shards.ShardLabelled,shards:{sets.cifar10},{labelled}}},"
         f"flickr8k:{{_target_:datamodules.shards.ShardPairs,shards:{sets.flickr8k}}}"
     )
-    tasks = "protoclip.evaluation.tasks"
+    tasks = "protoclip.evaluation"
     scored = (
         f"cifar10_zero_shot:{{_target_:{tasks}.ZeroShot,pictures:cifar10}},"
         f"flickr8k_retrieval:{{_target_:{tasks}.Retrieval,pictures:flickr8k}}"

@@ -85,7 +85,8 @@ class ImageTextCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, with the run directory that the parsed settings lead to."""
         try:
-            parsed = self._parse(parser, self.settings)
+            checked = self.hydra is not None and not self.flags and self.run_dir is None
+            parsed = self.settings if checked else self._parse(parser, self.settings)
             self._check_flags(parsed)
             datamodule = instantiate(ImageTextDataModule, parsed["data"], "data")
             ckpt = parsed.pop("ckpt_path", None)

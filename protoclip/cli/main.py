@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from protoclip.cli.collector import no_collection
 from protoclip.cli.data import add_data_commands
 from protoclip.cli.errors import exit_code
 
@@ -45,7 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(words: Sequence[str]) -> None:
     if words and words[0] in STAGES:
-        from protoclip.cli.lightning import run_stage  # noqa: PLC0415 - torch and Lightning take seconds
+        with no_collection():
+            import open_clip  # noqa: F401, PLC0415 - takes seconds, and every stage makes towers
+
+            from protoclip.cli.lightning import run_stage  # noqa: PLC0415 - torch and Lightning take seconds
 
         run_stage(words)
     else:
@@ -100,31 +104,36 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from protoclip.cli.compare import compare  # noqa: PLC0415 - torch and Lightning take seconds
+    with no_collection():
+        from protoclip.cli.compare import compare  # noqa: PLC0415 - torch and Lightning take seconds
 
     compare(arguments.overrides)
 
 
 def _teacher(arguments: argparse.Namespace) -> None:
-    from protoclip.cli.teacher import make_caches  # noqa: PLC0415 - torch and Lightning take seconds
+    with no_collection():
+        from protoclip.cli.teacher import make_caches  # noqa: PLC0415 - torch and Lightning take seconds
 
     make_caches(arguments.overrides)
 
 
 def _summarise(arguments: argparse.Namespace) -> None:
-    from protoclip.cli.summarise import summarise  # noqa: PLC0415 - torch and Lightning take seconds
+    with no_collection():
+        from protoclip.cli.summarise import summarise  # noqa: PLC0415 - torch and Lightning take seconds
 
     summarise(arguments.overrides)
 
 
 def _regions(arguments: argparse.Namespace) -> None:
-    from protoclip.cli.regions import detect_regions  # noqa: PLC0415 - torch and Lightning take seconds
+    with no_collection():
+        from protoclip.cli.regions import detect_regions  # noqa: PLC0415 - torch and Lightning take seconds
 
     detect_regions(arguments.overrides)
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from protoclip.cli.report import report  # noqa: PLC0415 - torch and matplotlib take seconds
+    with no_collection():
+        from protoclip.cli.report import report  # noqa: PLC0415 - torch and matplotlib take seconds
 
     report(arguments.runs, arguments.out, pictures=arguments.pictures, projector=arguments.projector)
 
@@ -136,13 +145,15 @@ def _runs(arguments: argparse.Namespace) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from protoclip.cli.export import export  # noqa: PLC0415 - torch and Lightning take seconds
+    with no_collection():
+        from protoclip.cli.export import export  # noqa: PLC0415 - torch and Lightning take seconds
 
     export(arguments.source, arguments.folder)
 
 
 def _import(arguments: argparse.Namespace) -> None:
-    from protoclip.cli.import_ import import_weights  # noqa: PLC0415 - torch takes seconds
+    with no_collection():
+        from protoclip.cli.import_ import import_weights  # noqa: PLC0415 - torch takes seconds
 
     import_weights(arguments.source, arguments.folder, arguments.model)
 

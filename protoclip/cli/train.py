@@ -9,6 +9,7 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
+from protoclip.cli.collector import no_collection
 from protoclip.cli.compose import CONFIGS
 from protoclip.cli.errors import exit_code
 
@@ -26,7 +27,8 @@ def train(argv: Sequence[str] | None = None) -> int:
 
     @hydra.main(version_base="1.3", config_path=f"pkg://{CONFIGS}", config_name="config")
     def job(config: DictConfig) -> None:
-        from protoclip.cli.experiment import run_experiment  # noqa: PLC0415 - torch and Lightning take seconds
+        with no_collection():
+            from protoclip.cli.experiment import run_experiment  # noqa: PLC0415 - torch and Lightning take seconds
 
         outcomes.append(exit_code(lambda: run_experiment(config)))  # in a sweep the others go on
 

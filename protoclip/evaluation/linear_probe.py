@@ -6,11 +6,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import train_test_split
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -92,7 +87,13 @@ def _array(tensor: Tensor) -> Array:
     return array
 
 
-def _fit(x: Array, y: Array, inverse_penalty: float, max_iter: int, standardize: bool) -> Pipeline:
+def _fit(x: Array, y: Array, inverse_penalty: float, max_iter: int, standardize: bool) -> Any:
+    """A pipeline of scikit-learn."""
+    from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415 - the library takes half a second
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
+    from sklearn.pipeline import make_pipeline  # noqa: PLC0415
+    from sklearn.preprocessing import StandardScaler  # noqa: PLC0415
+
     probe = LogisticRegression(C=inverse_penalty, max_iter=max_iter, solver="lbfgs")
     pipeline = make_pipeline(StandardScaler(), probe) if standardize else make_pipeline(probe)
     # L-BFGS on a small problem is many tiny products, on which BLAS threads wait for each other: 3.5 times slower.
@@ -105,6 +106,8 @@ def _fit(x: Array, y: Array, inverse_penalty: float, max_iter: int, standardize:
 
 def _sweep(x: Array, y: Array, max_iter: int, seed: int, validation_fraction: float, standardize: bool) -> float:
     """CLIP's binary search over ``SWEEP_GRID``: the C with the best accuracy on a validation split."""
+    from sklearn.model_selection import train_test_split  # noqa: PLC0415 - takes half a second
+
     if not 0 < validation_fraction < 1:
         raise ValueError(f"validation_fraction must lie between 0 and 1, got {validation_fraction}")
     classes, counts = np.unique(y, return_counts=True)

@@ -4,19 +4,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import (
-    calinski_harabasz_score,
-    davies_bouldin_score,
-    normalized_mutual_info_score,
-    silhouette_score,
-)
-from sklearn.metrics.cluster import contingency_matrix
+from numpy.typing import NDArray
 from torch import Tensor
 
 from protoclip.evaluation.checks import checked_features, checked_labels
 from protoclip.evaluation.task import Sets, Task
 from protoclip.prototypes import kmeans
 from protoclip.ranges import PositiveFloat
+
+Array = NDArray[Any]
 
 
 def pseudo_label_quality(
@@ -40,6 +36,8 @@ def pseudo_label_quality(
     Raises:
         ValueError: If the counts differ, a label is negative, ``sample`` is below 2, or every true label is -1.
     """
+    from sklearn import metrics  # noqa: PLC0415 - takes half a second
+
     features = checked_features("features", features)
     clusters = checked_labels("labels", labels, features).cpu().numpy()
     if sample < 2:
@@ -48,25 +46,24 @@ def pseudo_label_quality(
     used = len(np.unique(clusters))
     chosen = np.random.default_rng(seed).permutation(len(points))[:sample]
     defined = 1 < used < len(points)
-    metrics = {
+    quality = {
         "used_clusters": float(used),
-        "silhouette": float(silhouette_score(points[chosen], clusters[chosen]))
+        "silhouette": float(metrics.silhouette_score(points[chosen], clusters[chosen]))
         if 1 < len(np.unique(clusters[chosen])) < len(chosen)
         else float("nan"),
-        "davies_bouldin": float(davies_bouldin_score(points, clusters)) if defined else float("nan"),
-        "calinski_harabasz": float(calinski_harabasz_score(points, clusters)) if defined else float("nan"),
+        "davies_bouldin": float(metrics.davies_bouldin_score(points, clusters)) if defined else float("nan"),
+        "calinski_harabasz": float(metrics.calinski_harabasz_score(points, clusters)) if defined else float("nan"),
     }
     if true_labels is None:
-        return metrics
+        return quality
     truth = checked_labels("true_labels", true_labels, features, minimum=-1).cpu().numpy()
     known = truth >= 0
     if not known.any():
         raise ValueError("true_labels are all -1: leave them out where the corpus has no classes")
-    table = contingency_matrix(truth[known], clusters[known], sparse=True)
     return {
-        **metrics,
-        "purity": _purity(table),
-        "nmi": float(normalized_mutual_info_score(truth[known], clusters[known])),
+        **quality,
+        "purity": _purity(truth[known], clusters[known]),
+        "nmi": float(metrics.normalized_mutual_info_score(truth[known], clusters[known])),
     }
 
 
@@ -77,10 +74,13 @@ def cluster_purity(clusters: Tensor, labels: Tensor) -> float:
         clusters: of each sample [samples].
         labels: true classes [samples].
     """
-    return _purity(contingency_matrix(labels.cpu().numpy(), clusters.cpu().numpy(), sparse=True))
+    return _purity(labels.cpu().numpy(), clusters.cpu().numpy())
 
 
-def _purity(table: Any) -> float:
+def _purity(truth: Array, clusters: Array) -> float:
+    from sklearn.metrics.cluster import contingency_matrix  # noqa: PLC0415 - takes half a second
+
+    table = contingency_matrix(truth, clusters, sparse=True)
     return float(table.max(axis=0).sum() / table.sum())
 
 

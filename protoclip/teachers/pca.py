@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils.extmath import svd_flip
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,8 @@ def fit_pca(chunks: Iterable[NDArray[np.float32]], dim: int, dims: int) -> PCA:
     Raises:
         ValueError: more components than columns or rows.
     """
+    from sklearn.utils.extmath import svd_flip  # noqa: PLC0415 - takes half a second
+
     count, total, gram = 0, np.zeros(dim), np.zeros((dim, dim))
     for chunk in chunks:
         rows = chunk.astype(np.float64)

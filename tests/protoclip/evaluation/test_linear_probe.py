@@ -1,11 +1,11 @@
 import logging
-import sys
 import warnings
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from sklearn import linear_model, pipeline
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn import functional
@@ -82,9 +82,8 @@ def _sweep_scores(
         def predict(self, x: Any) -> Any:
             return self[0].predict(x)
 
-    module = sys.modules[linear_probe.__module__]  # the package's attribute of that name is the function
-    monkeypatch.setattr(module, "LogisticRegression", lambda C, **_: Probe(C))  # noqa: N803
-    monkeypatch.setattr(module, "make_pipeline", lambda probe: OneStep([probe]))
+    monkeypatch.setattr(linear_model, "LogisticRegression", lambda C, **_: Probe(C))  # noqa: N803
+    monkeypatch.setattr(pipeline, "make_pipeline", lambda probe: OneStep([probe]))
     labels = torch.arange(1000) % 4
     features = labels[:, None].float()
     return linear_probe(features, labels, features[:500], labels[:500]), tried, sizes
