@@ -67,7 +67,7 @@ def test_a_set_of_ones_own_in_two_lines(run: Path, tmp_path: Path, complain: Com
         for number in range(3):
             Image.new("RGB", (40, 32), colour).save(tmp_path / "mine" / name / f"{number}.png")
     pictures = PICTURES.replace("ROOT", str(tmp_path / "mine"))
-    runs = set()
+    runs: set[Path] = set()
     for template in ("a photo of {}", "{} all over"):
         lines = [f"+evaluation.test.pictures.mine={pictures}".replace("TEMPLATE", f"'{template}'")]
         argv = ["test", f"ckpt={run}", f"runs={tmp_path / 'runs'}", *HOW, *lines, TASK.replace("NAME", "ZeroShot")]
