@@ -1,6 +1,6 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from omegaconf import OmegaConf
@@ -24,7 +24,7 @@ def row(seed: int, *, counts: int = 64, prompts: str | None = "p1", method: str 
         },
         **fields,
     }
-    return Row(**made)
+    return cast(Row, made)
 
 
 def run(folder: Path, rows: Sequence[Row], settings: Mapping[str, Any] | None = None) -> Run:
