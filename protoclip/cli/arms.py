@@ -11,7 +11,9 @@ from protoclip.cli.listing import state_of
 from protoclip.reports.rows import Row, read_rows
 from protoclip.runs import ROWS, SETTINGS, Run
 
-SEEDS = frozenset({"seed", "seed_everything"})
+SEED = "seed_everything"
+DRAWN = ("data.train.", "data.validation.", "data.test.", "trainer.callbacks.Evaluation.")
+"""Where a seed draws what is learned or measured: told even if it is the run's, so that other sets are other arms."""
 UNCOMPARED = (
     "run.runs",
     "trainer.accelerator",
@@ -20,7 +22,7 @@ UNCOMPARED = (
     "data.num_workers",
     "data.prefetch",
 )
-"""Settings that change no result, beside the seeds."""
+"""Settings that change no result, beside the run's seed."""
 NOT_EVALUATED = frozenset({"cost", "prototypes"})
 """Tasks of a row that training gives."""
 FEW = 2
@@ -82,9 +84,14 @@ def settings_of(run: Run) -> dict[str, Any]:
     return {
         key: value
         for key, value in settings.items()
-        if key.rpartition(".")[2] not in SEEDS
-        and not any(key == name or key.startswith(f"{name}.") for name in UNCOMPARED)
+        if not any(key == name or key.startswith(f"{name}.") for name in UNCOMPARED)
+        and not _is_own_seed(key, value, settings.get(SEED))
     }
+
+
+def with_settings(arms: Sequence[Arm]) -> list[Arm]:
+    """The arms that were trained here."""
+    return [arm for arm in arms if settings_of(arm.first)]
 
 
 def differences(arms: Sequence[Arm]) -> dict[str, list[str]]:
@@ -96,6 +103,29 @@ def differences(arms: Sequence[Arm]) -> dict[str, list[str]]:
         if len(set(values)) > 1:
             found.setdefault((key.rpartition(".")[2], values), key)
     return {key: list(values) for (_, values), key in found.items()}
+
+
+def unlike(arms: Sequence[Arm]) -> list[str]:
+    """The tasks whose pictures, classes or prompts are not those of all runs, each with what differs."""
+    found: dict[str, dict[str, dict[object, None]]] = {}
+    for run in (run for arm in arms for run in arm.runs):
+        for task, row in {row["task"]: row for row in run.rows if row["task"] not in NOT_EVALUATED}.items():
+            of_task = found.setdefault(task, {})
+            for name, count in row["counts"].items():
+                of_task.setdefault(name, {})[count] = None
+            of_task.setdefault("prompts", {})[row["prompts"]] = None
+    told = {
+        task: [_told(name, values) for name, values in each.items() if len(values) > 1] for task, each in found.items()
+    }
+    return [f"{task} ({'; '.join(parts)})" for task, parts in told.items() if parts]
+
+
+def _told(name: str, values: Collection[object]) -> str:
+    return name if name == "prompts" else f"{name.replace('_', ' ')} {' and '.join(map(str, values))}"
+
+
+def _is_own_seed(key: str, value: object, seed: object) -> bool:
+    return key == SEED or (key.rpartition(".")[2] == "seed" and value == seed and not key.startswith(DRAWN))
 
 
 def _compared(folder: Path) -> dict[str, list[Run]]:
@@ -146,13 +176,14 @@ def _titles(arms: Sequence[Arm]) -> list[str]:
         if _distinct(titles):
             return titles
     titles = [arm.title or str(row["method"]) for arm, row in zip(arms, rows, strict=True)]
-    differing = differences(arms)
+    trained = with_settings(arms)
+    differing = differences(trained)
     if 0 < len(differing) <= FEW:
-        values = [
-            [f"{key.rpartition('.')[2]}={column[place]}" for key, column in differing.items()]
-            for place in range(len(arms))
-        ]
-        told = [", ".join([title, *each]) for title, each in zip(titles, values, strict=True)]
+        values = {
+            arm.first: [f"{key.rpartition('.')[2]}={column[place]}" for key, column in differing.items()]
+            for place, arm in enumerate(trained)
+        }
+        told = [", ".join([title, *values.get(arm.first, ())]) for title, arm in zip(titles, arms, strict=True)]
         if _distinct(told):
             return told
     return [f"{title} {arm.first.hash[:6]}" for title, arm in zip(titles, arms, strict=True)]
@@ -172,11 +203,25 @@ def _check_tasks(arms: Sequence[Arm]) -> None:
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of containers by their dotted path."""
+    """Leaves of containers by their dotted path; an item that is an object goes by its class."""
     if isinstance(value, list) and not any(isinstance(each, Mapping) for each in value):
         yield prefix[:-1], value
     elif isinstance(value, Mapping | list):
-        for key, each in value.items() if isinstance(value, Mapping) else enumerate(value):
+        for key, each in value.items() if isinstance(value, Mapping) else zip(_names(value), value, strict=True):
             yield from _flat(each, f"{prefix}{key}.")
     else:
         yield prefix[:-1], value
+
+
+def _names(items: Sequence[Any]) -> list[str]:
+    """Of a list's items: their class, numbered from its second on, or their place, so that an item more moves none."""
+    names: list[str] = []
+    for place, each in enumerate(items):
+        name = (
+            str(each["class_path"]).rpartition(".")[2]
+            if isinstance(each, Mapping) and "class_path" in each
+            else str(place)
+        )
+        number = 1 + sum(known.partition(" ")[0] == name for known in names)
+        names.append(name if number == 1 else f"{name} {number}")
+    return names

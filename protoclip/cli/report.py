@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from protoclip.cli.arms import Arm, differences, find_arms
+from protoclip.cli.arms import Arm, differences, find_arms, unlike, with_settings
 from protoclip.cli.report_features import FeatureSections
 from protoclip.cli.report_training import cost_section, curve_section
 from protoclip.files import replacing
@@ -53,15 +53,17 @@ def report(
         title=" and ".join(titles) if len(titles) < 3 else f"{titles[0]} and {len(titles) - 1} others",
         subtitle=_subtitle(arms),
         facts=Facts(FACTS, [_facts(arm) for arm in arms]),
-        settings=Facts(("setting", *titles), [(key, *values) for key, values in differences(arms).items()]),
+        settings=_settings(with_settings(arms)),
         table=table,
         columns=columns,
+        warnings=_warnings(arms),
         sections=[curve_section(arms), *of_features, cost_section(arms)],
     )
     labels = {column.name: f"{column.kind}: {column.label}" for column in columns}
     texts = {
         out: render(page),
-        out.with_suffix(".md"): f"# {page.title}\n\n{to_markdown_by_metric(table, labels)}",
+        out.with_suffix(".md"): f"# {page.title}\n\n{to_markdown_by_metric(table, labels)}"
+        + "".join(f"\n{line}\n" for line in page.warnings),
         out.with_suffix(".csv"): to_csv(table),
     }
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -77,6 +79,19 @@ def _subtitle(arms: Sequence[Arm]) -> str:
     runs = sum(len(arm.runs) for arm in arms)
     several = "; features and prototypes are those of each arm's first seed" if runs > len(arms) else ""
     return f"{runs} run{'s' if runs > 1 else ''}, report of {now().replace('T', ' ')[:16]} UTC{several}"
+
+
+def _settings(arms: Sequence[Arm]) -> Facts:
+    """The settings in which arms differ, a line each."""
+    return Facts(
+        ("setting", *(arm.title for arm in arms)), [(key, *values) for key, values in differences(arms).items()]
+    )
+
+
+def _warnings(arms: Sequence[Arm]) -> list[str]:
+    """A line of the tasks whose figures do not compare like with like; none if all do."""
+    found = unlike(arms)
+    return [f"Not measured on the same for all: {', '.join(found)}."] if found else []
 
 
 def _facts(arm: Arm) -> tuple[str, ...]:

@@ -93,6 +93,7 @@ class Page:
         table: the comparison.
         columns: of the table.
         sections: below it.
+        warnings: what to know before figures of the table are compared, a line each.
     """
 
     title: str
@@ -102,6 +103,7 @@ class Page:
     table: Table
     columns: Sequence[MainColumn]
     sections: Sequence[Section]
+    warnings: Sequence[str] = ()
 
 
 def render(page: Page) -> str:
