@@ -7,9 +7,10 @@ from pathlib import Path
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from protoclip.cli.compose import CONFIGS
+from protoclip.cli.compose import CONFIGS, refuse_doubled_sets
 from protoclip.cli.errors import exit_code
 
 
@@ -28,7 +29,11 @@ def train(argv: Sequence[str] | None = None) -> int:
     def job(config: DictConfig) -> None:
         from protoclip.cli.experiment import run_experiment  # noqa: PLC0415 - torch and Lightning take seconds
 
-        outcomes.append(exit_code(lambda: run_experiment(config)))  # in a sweep the others go on
+        def run() -> None:
+            refuse_doubled_sets(HydraConfig.get().overrides.task)
+            run_experiment(config)
+
+        outcomes.append(exit_code(run))  # in a sweep the others go on
 
     os.environ["HYDRA_FULL_ERROR"] = "1"
     words = sys.argv
