@@ -42,7 +42,7 @@ def refuse_doubled_sets(words: Sequence[str]) -> None:
     sets = [chosen] if isinstance(chosen, str) else chosen
     # options of the evaluation may be those of a set, and decide no name
     others = [word for word in parsed if word.key_or_group != "set" and not word.key_or_group.startswith("evaluation.")]
-    config = compose("config", overrides=[word.input_line for word in others], return_hydra_config=True)
+    config = compose("config", overrides=[str(word.input_line) for word in others], return_hydra_config=True)
     own = _names(config)
     if doubled := [str(name) for name in sets if own & _names(compose(f"set/{name}"))]:
         raise ValueError(
