@@ -1,8 +1,10 @@
 """Configs by Hydra words, for the commands that are not Hydra apps themselves."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from hydra import compose, initialize_config_module
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from protoclip.cli.resolvers import register
@@ -13,9 +15,45 @@ register()
 
 
 def compose_config(words: Sequence[str]) -> DictConfig:
-    """The config of ``group=option`` and ``key=value`` words, not resolved."""
+    """The config of ``group=option`` and ``key=value`` words, not resolved.
+
+    Raises:
+        ValueError: the evaluation has a set already.
+    """
     with initialize_config_module(CONFIGS, version_base="1.3"):
-        return compose("config", overrides=list(words))
+        config = compose("config", overrides=list(words))
+        refuse_doubled_sets(words)
+    return config
+
+
+def refuse_doubled_sets(words: Sequence[str]) -> None:
+    """Refuse a set whose names the evaluation has too: merged, the options of both would be neither's.
+
+    Args:
+        words: of a config that composes, where Hydra is initialised.
+
+    Raises:
+        ValueError: with the names of both.
+    """
+    parsed = OverridesParser.create().parse_overrides(list(words))
+    chosen: Any = next((word.value() for word in reversed(parsed) if word.key_or_group == "set"), None)
+    if not chosen:
+        return
+    sets = [chosen] if isinstance(chosen, str) else chosen
+    # options of the evaluation may be those of a set, and decide no name
+    others = [word for word in parsed if word.key_or_group != "set" and not word.key_or_group.startswith("evaluation.")]
+    config = compose("config", overrides=[str(word.input_line) for word in others], return_hydra_config=True)
+    own = _names(config)
+    if doubled := [str(name) for name in sets if own & _names(compose(f"set/{name}"))]:
+        raise ValueError(
+            f"evaluation={config.hydra.runtime.choices.evaluation} has {', '.join(doubled)} already: "
+            f"leave it out of set=, or choose evaluation=none"
+        )
+
+
+def _names(config: DictConfig) -> set[str]:
+    """Of the pictures and tasks of the test."""
+    return {str(name) for part in ("pictures", "tasks") for name in config.evaluation.test.get(part) or ()}
 
 
 def known_options() -> list[str]:

@@ -1,6 +1,6 @@
 """Figures of finished runs: embeddings side by side, and what the prototypes have gathered."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def draw_embeddings(runs: Mapping[str, Run], pictures: str, path: Path) -> Path:
     """
     found = {title: features(run.path)[pictures] for title, run in runs.items()}
     panels = {title: (each.image["features"], each.labels) for title, each in found.items()}
-    tsne_figure(panels, path, classnames=class_names(next(iter(runs.values())), pictures))
+    tsne_figure(panels, path, classnames=next(iter(found.values())).classnames or None)
     return path
 
 
@@ -59,12 +59,6 @@ def picture_set(run: Run, name: str) -> Pictures | None:
     assert isinstance(settings, dict)
     found = settings.get("data", {}).get("test", {}).get(name)
     return found and instantiate(_Sets, {"test": {name: found}}, "data").test[name]
-
-
-def class_names(run: Run, pictures: str) -> Sequence[str] | None:
-    """Names of the classes of a set of a run's test, where its settings tell them."""
-    found: Sequence[str] | None = getattr(picture_set(run, pictures), "classnames", None)
-    return found
 
 
 def draw_prototypes(run: Run, path: Path) -> Path:

@@ -29,14 +29,13 @@ def project(run: Run, name: str, found: Extracted) -> Path:
     total = len(found.labels)
     shown = np.sort(np.random.default_rng(0).permutation(total)[:POINTS]).tolist()
     pictures = picture_set(run, name)
-    names = getattr(pictures, "classnames", None)
     labels = [int(found.labels[index]) for index in shown]
     folder = run.path / "tensorboard" / "projector"
     write_projector(
         folder,
         name,
         found.image["features"][torch.tensor(shown)].float(),
-        [names[label] if names else str(label) for label in labels],
+        [found.classnames[label] if found.classnames else str(label) for label in labels],
         [pictures.image(index) for index in shown] if pictures else None,
     )
     return folder

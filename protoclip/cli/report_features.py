@@ -11,7 +11,7 @@ import torch
 
 from protoclip.cli.arms import Arm, lacking, settings_of
 from protoclip.cli.errors import told
-from protoclip.cli.figures import class_names, prototype_panels, stored_features
+from protoclip.cli.figures import prototype_panels, stored_features
 from protoclip.cli.projector import project
 from protoclip.evaluation import Extracted, confusion_matrix, modality_gap
 from protoclip.instantiate import SettingsError
@@ -95,14 +95,13 @@ class FeatureSections:
         name = self.labelled
         figures, left_out = [], []
         having = self.having(name)
-        names = {classes: self.class_names(name, classes) for classes in set(map(_classes, having.values()))}
         for title, found in having.items():
             if len(found.labels) < TSNE_SAMPLES:
                 left_out.append(f"Left out: {title}: t-SNE needs {TSNE_SAMPLES} pictures, {name} has fewer.")
                 continue
             with BytesIO() as buffer:
                 panel = {title: (found.image["features"], found.labels)}
-                tsne_figure(panel, buffer, classnames=names[_classes(found)])
+                tsne_figure(panel, buffer, classnames=found.classnames or None)
                 figures.append(bitmap(buffer.getvalue(), f"t-SNE of {name}, {title}"))
         return Section(
             "embeddings",
@@ -176,7 +175,7 @@ class FeatureSections:
         part = ""
         if shares:
             chosen = most_confused(list(shares.values()), CLASSES)
-            names = self.class_names(name, classes) or [str(number) for number in range(classes)]
+            names = next(iter(having.values())).classnames or [str(number) for number in range(classes)]
             for title, matrix in shares.items():
                 drawn = confusion_chart(title, matrix[np.ix_(chosen, chosen)], [names[number] for number in chosen])
                 figures.append(chart(drawn, f"zero-shot confusion of {name}, {title}"))
@@ -192,13 +191,6 @@ class FeatureSections:
             left_out=left_out
             + lacking(self.arms, having, f"stored features of {name or 'a labelled set'}: protoclip test writes them"),
         )
-
-    def class_names(self, name: str | None, classes: int) -> Sequence[str] | None:
-        """Of a labelled set, by the first arm whose settings tell so many."""
-        if name is None:
-            return None
-        known = (class_names(arm.first, name) for arm in self.arms)
-        return next((found for found in known if found is not None and len(found) == classes), None)
 
 
 def _classes(found: Extracted) -> int:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from protoclip.cli.collector import no_collection
-from protoclip.cli.compose import CONFIGS
+from protoclip.cli.compose import CONFIGS, refuse_doubled_sets
 from protoclip.cli.errors import exit_code
 
 
@@ -30,7 +31,11 @@ def train(argv: Sequence[str] | None = None) -> int:
         with no_collection():
             from protoclip.cli.experiment import run_experiment  # noqa: PLC0415 - torch and Lightning take seconds
 
-        outcomes.append(exit_code(lambda: run_experiment(config)))  # in a sweep the others go on
+        def run() -> None:
+            refuse_doubled_sets(HydraConfig.get().overrides.task)
+            run_experiment(config)
+
+        outcomes.append(exit_code(run))  # in a sweep the others go on
 
     os.environ["HYDRA_FULL_ERROR"] = "1"
     words = sys.argv

@@ -19,10 +19,8 @@ def extracted(samples: int, classes: int) -> Extracted:
 
 
 def sections(monkeypatch: pytest.MonkeyPatch, sets: Mapping[str, Extracted]) -> FeatureSections:
-    """Of arms whose set is called ``x``; their settings tell the names of the classes."""
-    names = {title: [f"{title} {number}" for number in range(int(sets[title].labels.max()) + 1)] for title in sets}
+    """Of arms whose set is called ``x``."""
     monkeypatch.setattr("protoclip.cli.report_features.stored_features", lambda run: {"x": sets[run.hash]})
-    monkeypatch.setattr("protoclip.cli.report_features.class_names", lambda run, name: names[run.hash])
     return FeatureSections([Arm(title, (Run(Path(title), title),)) for title in sets])
 
 
@@ -38,5 +36,4 @@ def test_arms_of_other_classes_are_left_out_of_confusions(monkeypatch: pytest.Mo
     confusion = made.confusions()
     assert [shown.alt.rpartition(", ")[2] for shown in confusion.groups[0].figures] == ["first", "third"]
     assert confusion.left_out == ["Left out: other: x has not 3 classes there."]
-    assert made.class_names("x", 4) == ["other 0", "other 1", "other 2", "other 3"]
     assert len(made.embeddings().groups[0].figures) == 3

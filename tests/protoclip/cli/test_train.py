@@ -133,3 +133,10 @@ def test_mistakes_are_told_in_one_line(
     assert told in error
     assert error.count("\n") == 1
     assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_a_set_that_the_evaluation_has_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = [word for word in TINY if word != "evaluation=none"]
+    assert train([*kept, f"runs={tmp_path}", "evaluation=scenes_validation", "set=[scenes]"]) == 2
+    assert "evaluation=scenes_validation has scenes already: leave it out of set=" in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
