@@ -163,7 +163,7 @@ class ImageTextPretraining(pl.LightningModule):
 
     def encode_pictures(self, images: Tensor) -> dict[str, Tensor]:
         """Outputs of the image tower and its heads without a graph, for images [batch, 3, height, width]."""
-        parts = images.split(PICTURES if images.device.type == "cpu" else len(images))
+        parts = torch.split(images, PICTURES if images.device.type == "cpu" else len(images))
         columns = [self.encode("image", part) for part in parts]
         return {name: torch.cat([column[name] for column in columns]) for name in columns[0]}
 
