@@ -38,6 +38,8 @@ from protoclip.unused import freeze_unused
 
 Batch = Mapping[str, Tensor]
 Features = dict[FeatureKey, Tensor]
+PICTURES = 64
+"""Pictures that a CPU encodes at once: what more of them need between layers is fetched from the system each time."""
 
 
 class ImageTextPretraining(pl.LightningModule):
@@ -158,6 +160,12 @@ class ImageTextPretraining(pl.LightningModule):
         text = self.towers.text
         assert isinstance(text, TextTower)
         return encode_by_length(partial(self.encode, "text"), ids, text.lengths(ids))
+
+    def encode_pictures(self, images: Tensor) -> dict[str, Tensor]:
+        """Outputs of the image tower and its heads without a graph, for images [batch, 3, height, width]."""
+        parts = torch.split(images, PICTURES if images.device.type == "cpu" else len(images))
+        columns = [self.encode("image", part) for part in parts]
+        return {name: torch.cat([column[name] for column in columns]) for name in columns[0]}
 
     def forward(self, batch: Batch) -> Features:
         """The features that the terms require; ``batch`` holds the views by name."""
@@ -283,7 +291,7 @@ class ImageTextPretraining(pl.LightningModule):
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, dict[str, Tensor]]:
         """Outputs of the towers and heads for a batch of evaluation pictures, in full precision."""
         encoders: dict[str, Callable[[Tensor], dict[str, Tensor]]]
-        encoders = {"image": partial(self.encode, "image"), "text": self.encode_captions}
+        encoders = {"image": self.encode_pictures, "text": self.encode_captions}
         return {
             tower: {name: _full_precision(value) for name, value in encode(batch[tower]).items()}
             for tower, encode in encoders.items()

@@ -560,3 +560,22 @@ def test_outputs_of_evaluation_are_those_of_towers_and_heads(protoclip: ImageTex
             assert len(value) == count, name
             assert value.dtype not in {torch.bfloat16, torch.float16}, name
         torch.testing.assert_close(outputs["prototype"].norm(dim=1), torch.ones(count))
+
+
+def test_pictures_are_encoded_in_parts(clip: ImageTextPretraining, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.randn(5, 3, clip.towers.image.image_size, clip.towers.image.image_size)
+    encode, sizes = clip.encode, []
+
+    def noted(tower: str, part: torch.Tensor) -> dict[str, torch.Tensor]:
+        sizes.append(len(part))
+        return encode(tower, part)
+
+    monkeypatch.setattr(clip, "encode", noted)
+    monkeypatch.setattr("protoclip.module.PICTURES", 2)
+    clip.eval()
+    with torch.inference_mode():
+        whole, parts = encode("image", images), clip.encode_pictures(images)
+    assert sizes == [2, 2, 1]
+    assert whole.keys() == parts.keys()
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value)
