@@ -153,8 +153,9 @@ class Experiment:
         Raises:
             ValueError: there is no set, or a task cannot score.
         """
+        path = self._ckpt(ckpt)
         self._check_sets("validation")
-        self.trainer.validate(self.module, datamodule=self.datamodule, ckpt_path=self._ckpt(ckpt), weights_only=True)
+        self.trainer.validate(self.module, datamodule=self.datamodule, ckpt_path=path, weights_only=True)
 
     def test(self, ckpt: Path | None = None) -> None:
         """Run the test tasks and keep their rows; a run that was trained to the end is then finished.
@@ -165,9 +166,9 @@ class Experiment:
         Raises:
             ValueError: there is no set, or a task cannot score; the others' rows are kept.
         """
+        path = self._ckpt(ckpt)
         if not self._trained:
             self._check_sets("test")
-        path = self._ckpt(ckpt)
         self.trainer.test(self.module, datamodule=self.datamodule, ckpt_path=path, weights_only=True, verbose=False)
         on_rank_zero(lambda: self.run.write_rows(self._rows()))
         print_rows(self.run.rows, self.console)

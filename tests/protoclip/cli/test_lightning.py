@@ -75,7 +75,8 @@ def test_a_stage_without_training_takes_the_last_checkpoint(
     before = [row["metrics"] for row in read_rows(run / "rows.jsonl")]
     assert main(["test", *chosen]) == 0
     assert [row["metrics"] for row in read_rows(run / "rows.jsonl")[:-1]] == before[:-1]
-    assert main(["validate", *chosen]) == 0
+    assert main(["validate", *chosen]) == 2
+    assert "there is no validation set" in capsys.readouterr().err
     assert main(["predict", *chosen]) == 0
     assert {path.name for path in (run / "features").iterdir()} == {"pairs", "train", "objects"}
     assert str(run / "features" / "pairs") in capsys.readouterr().out.replace("\n", "")
