@@ -1,9 +1,7 @@
 """The same weights and pictures under this project's command and under ``clip_benchmark eval``: equal to 1e-4."""
 
-import gzip
 import io
 import json
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.evaluation import their_layout
 from datamodules.shards import ShardLabelled, ShardPairs
 from datamodules.views import MEAN, STD, evaluation_transform
 from protoclip.cli import main
@@ -105,23 +104,13 @@ def test_pixels(model: Path, data_folder: Path) -> None:
         torch.testing.assert_close(mine(source.image(index)), transform(other), rtol=0, atol=1e-6)
 
 
-def in_their_layout(root: Path, shard: Path, **texts: str) -> None:
-    (root / "test").mkdir(parents=True)
-    (root / "test" / "nshards.txt").write_text("1")
-    inflate = gzip.open if shard.suffix == ".gz" else open
-    with inflate(shard, "rb") as packed, (root / "test" / "0.tar").open("wb") as file:
-        shutil.copyfileobj(packed, file)
-    for name, text in texts.items():
-        (root / f"{name}.txt").write_text(text)
-
-
 def test_zero_shot(model: Path, data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = data_folder / "cifar10"
     names = (source / "classnames.txt").read_text()
     prompts = "\n".join(template.replace("{}", "{c}") for template in TEMPLATES)
     root = tmp_path / "wds"
     shard = source / "cifar10-test-000.tar.gz"
-    in_their_layout(root, shard, classnames=names, zeroshot_classification_templates=prompts)
+    their_layout(root, shard, {"classnames": names, "zeroshot_classification_templates": prompts})
     expected = theirs(model, root, "cifar10", "zeroshot_classification", monkeypatch)
     templates = json.dumps(list(TEMPLATES))
     pictures = f"{{_target_:datamodules.shards.ShardLabelled,shards:{shard},classnames:{source}/classnames.txt"
@@ -135,7 +124,7 @@ def test_zero_shot(model: Path, data_folder: Path, tmp_path: Path, monkeypatch: 
 def test_retrieval(model: Path, data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tmp_path / "wds"
     shard = data_folder / "flickr8k" / "flickr8k-test-000.tar"
-    in_their_layout(root, shard, dataset_type="retrieval")
+    their_layout(root, shard, {"dataset_type": "retrieval"})
     expected = theirs(model, root, "flickr8k_test", "zeroshot_retrieval", monkeypatch)
     task = "{_target_:protoclip.evaluation.Retrieval,pictures:shown}"
     found = ours(model, tmp_path / "runs", f"{{_target_:datamodules.shards.ShardPairs,shards:{shard}}}", task)

@@ -16,7 +16,7 @@ POINTS = 2000
 def project(run: Run, name: str, found: Extracted) -> Path:
     """Write the image features of a labelled set into a run's TensorBoard folder, the same samples for every run.
 
-    Thumbnails and names of classes are those of the set as the run's settings have it; without, numbers are shown.
+    Thumbnails are those of the set as the run's settings have it, names of classes those that the features hold.
 
     Args:
         run: a finished run.

@@ -1,6 +1,6 @@
 """The sections of a report, each of a page's arms: what there is, and in a line why something is not."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
@@ -76,6 +76,10 @@ class FeatureSections:
         found = {title: sets[name] for title, sets in self.features.items() if name is not None and name in sets}
         return {title: each for title, each in found.items() if "features" in each.image}
 
+    def without_features(self, having: Collection[str], name: str | None) -> list[str]:
+        """A line about the arms that have no features of a labelled set."""
+        return lacking(self.arms, having, f"stored features of {name or 'a labelled set'}: protoclip test writes them")
+
     def sections(self) -> list[Section]:
         """All of them."""
         return [self.embeddings(), self.prototypes(), self.similarities(), self.confusions()]
@@ -108,8 +112,7 @@ class FeatureSections:
             "Embeddings",
             f"t-SNE of the image features of {name}, the same pictures for each; colours are classes.",
             [Group("", figures)] if figures else (),
-            left_out=left_out
-            + lacking(self.arms, having, f"stored features of {name or 'a labelled set'}: protoclip test writes them"),
+            left_out=left_out + self.without_features(having, name),
         )
 
     def prototypes(self) -> Section:
@@ -188,8 +191,7 @@ class FeatureSections:
             "Confusion",
             f"Zero-shot classification of {name}, in percent of a true class' pictures.{part}",
             [Group("", figures)] if figures else (),
-            left_out=left_out
-            + lacking(self.arms, having, f"stored features of {name or 'a labelled set'}: protoclip test writes them"),
+            left_out=left_out + self.without_features(having, name),
         )
 
 

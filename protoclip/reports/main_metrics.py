@@ -19,7 +19,6 @@ MAIN_METRICS = {
     "knn": ("top1",),
     "retrieval": ("mean_recall", "modality_gap"),
     "clustering": ("ari", "ami"),
-    "representation": ("modality_gap",),
     "pseudo_labels": ("image_nmi", "text_nmi"),
     "cost": ("steps", "seconds", "relative_epoch"),
     "prototypes": (),
