@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -24,7 +25,7 @@ from datamodules.tables import plain_table, read_rows
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 2  # of the cached files: raise it whenever they change meaning
+_VERSION = 3  # of the cached files: raise it whenever they change meaning
 
 
 class ManifestPairs(PairSource):
@@ -49,7 +50,7 @@ class ManifestPairs(PairSource):
         cache_dir: Folder for what is made of it; default ``PROTOCLIP_CACHE`` or ``~/.cache/protoclip``.
 
     Attributes:
-        fingerprint: SHA-256 of the manifest's bytes and of the options that select from them.
+        fingerprint: SHA-256 of the options that select from the manifest and of the XXH3-128 of its bytes.
         faults: rows that are left out.
 
     Raises:
@@ -165,7 +166,7 @@ def _make(cached: Path, file: Path, selected: list[str], separator: str | None) 
     # The bytes and what selects from them, never a path: moving the folder changes nothing.
     digest = hashlib.sha256(json.dumps([*selected[:2], separator, *selected[2:]]).encode())
     with ThreadPoolExecutor(1) as beside:
-        content = beside.submit(_sha256, file)
+        content = beside.submit(_hashed, file)
         for store in (_store_plain, partial(_store_rows, quick=True), partial(_store_rows, quick=False)):
             with suppress(IrregularTable), written_arrays(cached) as writer:
                 number, faults = store(writer, file, selected, separator)
@@ -189,9 +190,9 @@ def _store_rows(
     return store_pairs(read_rows(file, selected, separator, quick=quick), writer)
 
 
-def _sha256(file: Path) -> bytes:
+def _hashed(file: Path) -> bytes:
     with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").digest()
+        return hashlib.file_digest(opened, xxhash.xxh3_128).digest()
 
 
 def read_classnames(classnames: str | Path | Sequence[str]) -> list[str]:
