@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from datamodules.array_file import ArrayFile, ArrayWriter
-from datamodules.plain_table import PlainTable
+from datamodules.plain_table import PlainRows, PlainTable
 from datamodules.sources import FaultKind
 from datamodules.stored_texts import StoredTexts, blank_texts, store_texts
 from datamodules.table_texts import TableFile, TableTexts
@@ -81,28 +81,18 @@ def store_plain_pairs(table: PlainTable, writer: ArrayWriter) -> tuple[int, dict
     """
     facts = TableFile.facts(table.file, table.separator)
     writer.facts |= {"table": facts, "columns": table.columns()}
-    begins: list[NDArray[Any]] = []
     dtype = np.min_scalar_type(facts[1] + 1)
-    left_out, last, end, rising = 0, "", 0, True
-    for rows in _ahead(table.rows()):
-        kept = ~rows.lacking
-        left_out += int(rows.lacking.sum())
-        begins.append(rows.begins[kept].astype(dtype))
-        end = rows.end
-        paths = _chosen(rows.paths, kept)
-        if rising and len(paths):
-            rising = last < paths[0].as_py() and pc.all(pc.less(paths[:-1], paths[1:]), min_count=0).as_py()
-            last = paths[-1].as_py()
-    writer.add("begins", [*begins, np.array([end], dtype)], dtype.str)
-    number = sum(map(len, begins))
-    if not rising:  # read once more, since paths that rise need not be held in memory
-        seen = [_chosen(rows.paths, ~rows.lacking).cast(pa.large_string()) for rows in table.rows()]
-        codes, known = _coded(pa.chunked_array(seen, pa.large_string()))
+    seen = _SeenPlain()
+    writer.add("begins", (begins.astype(dtype) for begins in seen.begins(_ahead(table.rows()))), dtype.str)
+    number = seen.number
+    if not seen.rising:  # read once more, since paths that rise need not be held in memory
+        paths = [_chosen(rows.paths, ~rows.lacking).cast(pa.large_string()) for rows in table.rows()]
+        codes, known = _coded(pa.chunked_array(paths, pa.large_string()))
         assert codes is not None
         if len(known) < number:
             number = len(known)
             _store_places(codes, number, writer)
-    return number, {"missing_part": left_out} if left_out else {}
+    return number, {"missing_part": seen.left_out} if seen.left_out else {}
 
 
 def store_pairs(batches: Iterable[Rows], writer: ArrayWriter) -> tuple[int, dict[FaultKind, int]]:
@@ -183,6 +173,32 @@ class _Seen:
         self.faults["bad_text"] += int(bad.sum())
         self.faults["missing_part"] += int((~kept & ~bad).sum())
         return kept, good & kept[rows.owners]
+
+
+@dataclass
+class _SeenPlain:
+    """What is kept of rows of a plain table beside where they begin."""
+
+    number: int = 0
+    left_out: int = 0
+    rising: bool = True
+    """Whether each path is above the one before."""
+    _last: str = ""
+
+    def begins(self, batches: Iterable[PlainRows]) -> Iterator[NDArray[np.int64]]:
+        """Where each row that is kept begins, and where the last of all ends."""
+        end = 0
+        for rows in batches:
+            kept = ~rows.lacking
+            begins, paths, end = rows.begins[kept], _chosen(rows.paths, kept), rows.end
+            self.number += len(begins)
+            self.left_out += len(kept) - len(begins)
+            if self.rising and len(paths):
+                rising = pc.all(pc.less(paths[:-1], paths[1:]), min_count=0).as_py()
+                self.rising = rising and self._last < paths[0].as_py()
+                self._last = paths[-1].as_py()
+            yield begins
+        yield np.array([end])
 
 
 def _chosen(texts: pa.Array, mask: NDArray[np.bool_]) -> pa.Array:
