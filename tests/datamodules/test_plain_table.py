@@ -49,6 +49,18 @@ def test_a_plain_table_is_what_pandas_reads(tmp_path: Path, monkeypatch: pytest.
     assert 50 < plain < 250
 
 
+@pytest.mark.parametrize("end", ["", "\n"])
+@pytest.mark.parametrize("dense", [False, True])
+def test_a_table_may_be_cut_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, dense: bool) -> None:
+    path = tmp_path / "m.csv"
+    rows = [(f"{row}" if dense else f"images/{row:06d}.jpg", f"{row} ein Fuß 犬"[: 1 + row % 14]) for row in range(60)]
+    path.write_text("f,t\n" + "\n".join(map(",".join, rows)) + end, encoding="utf-8")
+    assert by_pandas(path) == rows
+    for size in range(48, 160):
+        monkeypatch.setattr("datamodules.plain_table.MAX_ROW", size)
+        assert kept(path) == rows, size
+
+
 def test_columns_in_another_order_and_a_byte_order_mark(tmp_path: Path) -> None:
     path = tmp_path / "m.csv"
     path.write_bytes("\ufefft;x;f\n犬;1;a\n ;2;b\nc;;c\n;;d\n\u3000;;e\nz;;".encode())
