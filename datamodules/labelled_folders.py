@@ -8,8 +8,8 @@ from typing import Literal
 
 from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
+from datamodules.classnames import read_classnames
 from datamodules.labelled_files import LabelledFiles
-from datamodules.manifests import read_classnames
 from datamodules.prompts import TEMPLATE, words
 
 logger = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from datamodules.classnames import read_classnames
 from datamodules.labelled_folders import ClassFolders
-from datamodules.manifests import read_classnames
 from datamodules.missing import MissingSet
 from datamodules.prompts import Prompts, checked_templates, read_prompts
 from datamodules.shards import ShardLabelled

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from datamodules.classnames import read_classnames
 from datamodules.labelled_files import LabelledFiles
 from datamodules.locations import existing_file
-from datamodules.manifests import read_classnames
 from datamodules.prompts import TEMPLATE
 from datamodules.tables import read_columns
 

@@ -1,9 +1,8 @@
-"""Image-text pairs from a table of paths and captions (CSV, TSV, JSON Lines, Parquet); class names from a list."""
+"""Image-text pairs from a table of paths and captions (CSV, TSV, JSON Lines, Parquet)."""
 
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -193,19 +192,3 @@ def _store_rows(
 def _hashed(file: Path) -> bytes:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, xxhash.xxh3_128).digest()
-
-
-def read_classnames(classnames: str | Path | Sequence[str]) -> list[str]:
-    """Class names: a file's lines, line n is class n, or the names themselves.
-
-    Raises:
-        ValueError: the file is missing, or a name is blank.
-    """
-    if isinstance(classnames, str | Path):
-        names = existing_file(classnames).read_text(encoding="utf-8").rstrip().split("\n")
-    else:
-        names = list(classnames)
-    names = [name.strip() for name in names]
-    if not names or not all(names):
-        raise ValueError(f"classnames {classnames} has a blank name: give one name a line, line n = class n")
-    return names

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from datamodules.classnames import read_classnames
 from datamodules.fault_tally import SHARD_FAULTS, one_line
-from datamodules.manifests import read_classnames
 from datamodules.pictures import decode_picture
 from datamodules.prompts import checked_templates
 from datamodules.shard_index import ShardIndex

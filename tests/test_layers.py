@@ -28,6 +28,17 @@ def imported(path: Path) -> Iterator[str]:
             yield node.module
 
 
+def reached(path: Path, seen: set[str]) -> set[str]:
+    """Every module that a file imports, by way of ours too."""
+    for name in {*imported(path)} - seen:
+        seen.add(name)
+        place = ROOT / name.replace(".", "/")
+        for file in (place.with_suffix(".py"), place / "__init__.py"):
+            if name.split(".")[0] in OURS and file.exists():
+                reached(file, seen)
+    return seen
+
+
 def layer(path: Path) -> str:
     relative = path.relative_to(ROOT).as_posix()
     return max((name for name in ALLOWED if relative.startswith(name + "/")), key=len)
@@ -39,3 +50,8 @@ def test_imports_point_to_the_left(path: Path) -> None:
     assert {name.split(".")[0] for name in names} & OURS <= ALLOWED[layer(path)]
     if layer(path) != "protoclip/cli":
         assert not [name for name in names if name.startswith("protoclip.cli")]
+
+
+def test_shards_are_read_without_the_time_that_tables_take_to_import() -> None:
+    assert {"numpy", "torch"} <= (names := reached(ROOT / "datamodules" / "shards.py", set()))
+    assert not {name.split(".")[0] for name in names} & {"pandas", "pyarrow"}

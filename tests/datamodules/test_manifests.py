@@ -14,7 +14,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from datamodules.manifests import ManifestPairs, read_classnames
+from datamodules.manifests import ManifestPairs
 from datamodules.sources import PairSource, UnreadableSample
 
 ROWS = [
@@ -355,13 +355,3 @@ def test_a_plain_manifest_that_changes_in_use_is_told_in_one_line(tmp_path: Path
         with pytest.raises(ValueError, match=r"^.*m\.csv has changed since it was opened: start again$"):
             ask(0)
     assert ManifestPairs(path).captions(0) == ["another"]
-
-
-def test_class_names_are_lines_of_a_file_or_a_list(tmp_path: Path) -> None:
-    path = tmp_path / "names.txt"
-    path.write_text("cat\r\ntabby dog\r\n\r\n")
-    assert read_classnames(path) == read_classnames(["cat", "tabby dog"]) == ["cat", "tabby dog"]
-    path.write_text("cat\n\ndog\n")
-    for blank in (path, [], ["cat", " "]):
-        with pytest.raises(ValueError, match="blank name"):
-            read_classnames(blank)
