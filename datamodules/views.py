@@ -6,12 +6,13 @@ position, view), so that a view does not depend on workers, order or what was dr
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import v2
+from torchvision.transforms import Compose, v2
 from torchvision.transforms.v2 import functional
 
 from datamodules.sources import Picture
@@ -129,13 +130,14 @@ def evaluation_transform(
             black, or ``squash``: both do, whatever the picture's proportions.
     """
     mode = v2.InterpolationMode[interpolation.upper()]
+    square = [image_size, image_size]
     resizes = {
-        "shortest": v2.Resize(image_size, mode),
+        "shortest": partial(functional.resize, size=[image_size], interpolation=mode),
         "longest": LongestSide(image_size, mode),
-        "squash": v2.Resize((image_size, image_size), mode),
+        "squash": partial(functional.resize, size=square, interpolation=mode),
     }
-    steps = [_to_pillow, resizes[resize_mode], v2.CenterCrop(image_size), Normalisation(mean, std)]
-    transform: PictureTransform = v2.Compose(steps)
+    crop = partial(functional.center_crop, output_size=square)
+    transform: PictureTransform = Compose([_to_pillow, resizes[resize_mode], crop, Normalisation(mean, std)])
     return transform
 
 
@@ -210,5 +212,6 @@ class Normalisation:
     def __call__(self, picture: Picture) -> Tensor:
         """A float32 tensor [3, height, width] of an RGB picture."""
         pixels = picture if isinstance(picture, Tensor) else functional.pil_to_tensor(picture)
-        scaled: Tensor = functional.to_dtype_image(pixels, torch.float32, scale=True)
+        planes = pixels.contiguous()  # each constant goes along a plane in one stride
+        scaled: Tensor = functional.to_dtype_image(planes, torch.float32, scale=True)
         return scaled.sub_(self.mean).div_(self.std)
