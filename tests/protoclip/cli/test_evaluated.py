@@ -155,6 +155,7 @@ def test_a_tag_brings_its_preprocessing() -> None:
     assert (config.name, config.data.name) == ("open_clip-webli", "webli")
     assert list(config.model.heads) == []
     assert "prototype_refresh" not in config.callbacks
+    assert not config.logger  # TensorBoard would be imported
 
 
 @pytest.mark.parametrize(
