@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,9 @@ import pandas as pd
 import pytest
 import torch
 
+from datamodules.manifests import ManifestPairs
 from datamodules.shards import ShardPairs
+from datamodules.sources import PairSource, RawPair
 from protoclip.caches import key_number
 from protoclip.cli import train
 from protoclip.cli.build import build_datamodule
@@ -20,7 +22,7 @@ from tests.gloo import Pool
 from tests.streams import indexed, streamed, write_corpus
 from tests.teachers import fill_caches
 from tests.test_ddp import Seen, trained
-from tests.test_resume import Recorder, run, state, whole_run
+from tests.test_resume import run, state, whole_run
 
 DATA = os.environ.get("PROTOCLIP_DATA", "")
 
@@ -38,31 +40,40 @@ def as_manifest(source: ShardPairs, folder: Path) -> tuple[str, ...]:
     return ("~data.train", f"+data.train={source_of_it}")
 
 
-def losses_and_pairs(found: Recorder) -> tuple[torch.Tensor, list[int]]:
-    return torch.stack(found.losses), [index for _, _, index in found.samples]
+def checksums(source: PairSource, indices: Iterable[int]) -> Counter[int]:
+    """Of picture and captions of so many pairs, as a stream's batches have them."""
+    return Counter(
+        RawPair(source.key(index), source.encoded(index) or b"", source.captions(index)).checksum for index in indices
+    )
 
 
 @pytest.mark.skipif(not DATA, reason="needs PROTOCLIP_DATA")
 def test_flickr8k_three_ways(compose_tiny: Compose, tmp_path: Path) -> None:
-    shards = f"{DATA}/flickr8k/flickr8k-train-{{000..001}}.tar"
+    shards = f"{DATA}/flickr8k/flickr8k-train-{{000..003}}.tar"
     source = ShardPairs(shards)
-    assert len(source) == 1400
-    small: tuple[str, ...] = ("episode.size=1400", "episode.draw=partition", "batch_size=200", "run.episodes=1")
-    small += ("prototype.images_per_prototype=100", "prototype.kmeans.iterations=1", "prototype.warmup_episodes=0")
-    ways: dict[str, tuple[str, ...]] = {
-        "manifest": as_manifest(source, tmp_path / "files"),
-        "indexed": indexed(shards),
-        "stream": (*streamed(shards, lanes=2, shuffle=256), "episode.draw=independent"),
-    }
+    every = checksums(source, range(2800))
+    assert len(source) == 2800
+    assert len({key_number(source.key(index)) for index in range(2800)}) == 2800
+    one_pass = ("episode.size=2800", "batch_size=400", "run.episodes=1")
+    ways = {"manifest": as_manifest(source, tmp_path / "files"), "indexed": indexed(shards)}
     found = {}
     for name, words in ways.items():
-        seen, _ = run(compose_tiny("protoclip", *small, *words, runs=tmp_path / name))
-        found[name] = losses_and_pairs(seen)
+        seen, _ = run(compose_tiny("clip", *one_pass, "episode.draw=partition", *words, runs=tmp_path / name))
+        found[name] = torch.stack(seen.losses), [index for _, _, index in seen.samples]
     assert torch.equal(found["manifest"][0], found["indexed"][0])
     assert found["manifest"][1] == found["indexed"][1]
-    names = {key_number(source.key(index)): index for index in range(len(source))}
-    of_index, of_stream = Counter(found["indexed"][1]), Counter(names[number] for number in found["stream"][1])
-    assert of_index == of_stream == Counter(range(1400))
+    manifest = ManifestPairs(tmp_path / "files" / "pairs.tsv")
+    assert checksums(manifest, found["manifest"][1]) == checksums(source, found["indexed"][1]) == every
+
+    stream = build_datamodule(compose_tiny("clip", *one_pass, *streamed(shards, lanes=2, shuffle=256)))
+    stream.require({"text": "text"})
+    loader = stream.train_dataloader()
+    for number in range(2):
+        loader.sampler.set_epoch(number)  # type: ignore[union-attr]
+        batches = list(loader)
+        assert Counter(torch.cat([batch["checksum"] for batch in batches]).tolist()) == every
+        keys = torch.cat([batch["index"] for batch in batches]).tolist()
+        assert Counter(keys) == Counter(key_number(source.key(index)) for index in range(2800))
 
 
 @pytest.mark.parametrize(
