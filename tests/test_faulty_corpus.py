@@ -4,7 +4,10 @@ import gzip
 import io
 import json
 import logging
+import re
 from collections import Counter
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,9 @@ import pytest
 from PIL import Image
 
 from callbacks.fault_summary import FaultSummary
+from datamodules.fault_tally import SHARD_FAULTS
 from datamodules.sources import FaultKind, PairSource, UnreadableSample
+from protoclip.seeds import derive_seed
 from tests.conftest import Compose
 from tests.datamodules.test_shards import write_tar
 from tests.tiny import Built, build
@@ -138,3 +143,67 @@ def test_a_manifest_with_every_fault(
 ) -> None:
     source = f"_target_: datamodules.manifests.ManifestPairs, path: {write_manifest(tmp_path)}"
     assert train(compose_tiny, method, source, caplog).keys() == {"missing_file", "unreadable_image"}
+
+
+SHARDS = 13
+LANES = 4
+EPISODES = 4
+
+
+def contents(shard: int) -> list[FaultKind | None]:
+    """What a reader meets in a shard, in order: its faults, and None for a pair."""
+    if shard == 12:
+        return ["missing_shard"]
+    numbers = range(shard * PER_SHARD, 260 if shard == 10 else (shard + 1) * PER_SHARD)
+    met: list[FaultKind | None] = ["missing_part" if n in LACKING else WHEN_READ.get(n) for n in numbers]
+    met += ["duplicate_key" for number in numbers if number in TWICE]
+    ends: dict[int, FaultKind] = {10: "damaged_shard", 11: "bad_gzip"}
+    return [*met, ends[shard]] if shard in ends else met
+
+
+def lane_contents(lane: int, seed: int) -> Iterator[FaultKind | None]:
+    """What a lane meets in one pass after the other, each over its share of the shards in the seed's order."""
+    for number in count():
+        order = np.random.default_rng(derive_seed(seed, "shards", number)).permutation(SHARDS)
+        for shard in order[lane::LANES].tolist():
+            yield from contents(shard)
+
+
+def met_by_episode(seed: int, size: int) -> list[Counter[FaultKind]]:
+    """Faults of each episode: those before the last of each lane's pairs, which are a quarter of the episode's."""
+    lanes = [lane_contents(lane, seed) for lane in range(LANES)]
+    episodes = []
+    for _ in range(EPISODES):
+        met = Counter[FaultKind]()
+        for lane in lanes:
+            pairs = 0
+            while pairs < size // LANES:
+                kind = next(lane)
+                pairs += kind is None
+                met.update([] if kind is None else [kind])
+        episodes.append(met)
+    return episodes
+
+
+@pytest.mark.parametrize(("method", "passes", "workers"), [("clip", 1, 0), ("protoclip", 2, 2)])
+def test_a_stream_with_every_fault(
+    compose_tiny: Compose, method: str, passes: int, workers: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = (
+        f"_target_: datamodules.streams.ShardStream, shards: [{write_shards(tmp_path)}], lanes: {LANES}, shuffle: 9, "
+        "caption_keys: [txt,'json:caption']"
+    )
+    words = ["~data.train", f"+data.train={{{source}}}", "data.max_faults=0.25", f"num_workers={workers}"]
+    words += ["episode.size=120", "batch_size=32", f"run.episodes={EPISODES}"]  # training leaves 24 of the 120 out
+    if method == "protoclip":
+        words.append("prototype.warmup_episodes=0")
+    with caplog.at_level(logging.WARNING):
+        run: Built = build(compose_tiny(method, *words)).fit()
+    assert run.trainer.global_step == EPISODES * 3
+    episodes = met_by_episode(run.datamodule.plan.seed, 120)
+    total = sum(episodes, Counter())
+    assert total.keys() == {*WHEN_READ.values(), "missing_part", "duplicate_key", *SHARD_FAULTS}
+    assert run.datamodule.faults == {kind: passes * number for kind, number in total.items()}
+    told = re.findall(r"episode (\d): (\d+) faults passed over \(", caplog.text)
+    counts = [passes * met.total() for met in episodes]
+    assert told == [(str(number), str(found)) for number, found in enumerate(counts) if found]
