@@ -31,6 +31,7 @@ WHEN_READ: dict[int, FaultKind] = {
 """What is wrong with pairs that only reading them shows, by number."""
 LACKING = {12: "picture", 61: "captions", 199: "picture"}
 TWICE = (20, 101, 222)
+"""Each comes again behind the second pair after it."""
 
 
 def picture(number: int) -> bytes:
@@ -56,8 +57,9 @@ def write_shards(folder: Path) -> str:
     """Thirteen shards, and the pattern of them: one is missing, one is cut, the last one's gzip is damaged."""
     for shard in range(12):
         numbers = range(shard * PER_SHARD, (shard + 1) * PER_SHARD)
-        files = [file for number in numbers for file in members(number)]
-        files += [file for number in numbers if number in TWICE for file in members(number)]
+        again = {number + 2: number for number in TWICE}
+        order = [known for number in numbers for known in (number, again.get(number)) if known is not None]
+        files = [file for number in order for file in members(number)]
         path = write_tar(folder / f"s-{shard:02}.tar", files)
         if shard == 10:
             data = path.read_bytes()
@@ -155,8 +157,11 @@ def contents(shard: int) -> list[FaultKind | None]:
     if shard == 12:
         return ["missing_shard"]
     numbers = range(shard * PER_SHARD, 260 if shard == 10 else (shard + 1) * PER_SHARD)
-    met: list[FaultKind | None] = ["missing_part" if n in LACKING else WHEN_READ.get(n) for n in numbers]
-    met += ["duplicate_key" for number in numbers if number in TWICE]
+    met: list[FaultKind | None] = []
+    for number in numbers:
+        met.append("missing_part" if number in LACKING else WHEN_READ.get(number))
+        if number - 2 in TWICE:
+            met.append("duplicate_key")
     ends: dict[int, FaultKind] = {10: "damaged_shard", 11: "bad_gzip"}
     return [*met, ends[shard]] if shard in ends else met
 
