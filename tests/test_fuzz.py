@@ -2,9 +2,10 @@
 
 import io
 import os
+import re
 import signal
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from datamodules.manifests import ManifestPairs
 from datamodules.pictures import decode_picture
@@ -19,6 +21,7 @@ from datamodules.shards import ShardPairs
 from datamodules.sources import Fault, PairSource, UnreadableSample
 from datamodules.tars import TarSample, tar_samples
 from datamodules.urls import open_shard
+from protoclip.runs import now
 from tests.fuzzed import NUMBERS, WHOLE, Fuzzed, caption, fuzzed, headers, picture
 
 MANIFESTS = ("csv", "tsv", "jsonl", "parquet")
@@ -102,7 +105,9 @@ def check_shard(case: Fuzzed, path: Path) -> str:
         assert {kind: number for kind, number in source.faults.items() if kind != "missing_part"} == kinds
     found = read(source, path.name)
     account(case, found, kinds)
-    return f"{sum(isinstance(one, tuple) for one in found)} samples, {dict(source.faults)}"
+    usable = sum(isinstance(one, tuple) for one in found)
+    unreadable = {"unreadable": len(found) - usable} if usable < len(found) else {}
+    return f"{usable} samples, {dict(source.faults) | unreadable}"
 
 
 def complete(samples: list[TarSample]) -> int:
@@ -144,15 +149,29 @@ def check_manifest(case: Fuzzed, path: Path) -> str:
     for index in range(len(source)):
         with pytest.raises(UnreadableSample, match="cannot read"):
             source.image(index)
-    return f"{len(source)} samples"
+    return f"{len(source)} samples, {source.faults}"
 
 
 def check_picture(case: Fuzzed, path: Path) -> str:
     """What a damaged picture gives."""
     try:
-        return f"a picture of {decode_picture(path.read_bytes(), path.name).size}"
+        decoded = decode_picture(path.read_bytes(), path.name)
     except UnreadableSample as error:
         return one_line(error, path.name)
+    assert decoded.dtype == torch.uint8
+    channels, height, width = decoded.shape
+    assert channels == 3
+    assert min(height, width) >= 1
+    return f"a picture of {width} x {height}"
+
+
+def outcome(line: str) -> str:
+    """What a line says in short: how the file ended up, without its numbers."""
+    if line.startswith("a picture"):
+        return "decoded"
+    if not re.match(r"\d+ samples", line):
+        return "refused in one line"
+    return "read, with faults told" if "': " in line else "read, nothing told"
 
 
 def told(case: Fuzzed, folder: Path) -> str:
@@ -186,15 +205,18 @@ def test_a_hundred(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_ten_thousand(tmp_path: Path) -> None:
-    start, slowest, lines, kinds = time.perf_counter(), 0.0, [], Counter[str]()
+    start, slowest, lines, outcomes = time.perf_counter(), 0.0, [], defaultdict[str, Counter[str]](Counter)
     for case in fuzzed(1, 10_000):
         begun = time.perf_counter()
         line = told(case, tmp_path).replace(str(tmp_path), "FOLDER")
         slowest = max(slowest, time.perf_counter() - begun)
-        kinds[case.name.partition(".")[2]] += 1
+        outcomes[case.name.partition(".")[2]][outcome(line)] += 1
         lines.append(f"{case}\n    {line}\n")
-    counts = ", ".join(f"{number} {kind}" for kind, number in kinds.most_common())
     seconds = f"{time.perf_counter() - start:.0f} s, the slowest {slowest:.2f} s"
-    summary = f"{len(lines)} damaged files ({counts}), {seconds}\n"
+    summary = [f"{now()}: {len(lines)} damaged files, {seconds}; none crashed or hung\n"]
+    for kind, counts in sorted(outcomes.items(), key=lambda item: -item[1].total()):
+        told_of = ", ".join(f"{number} {what}" for what, number in counts.most_common())
+        summary.append(f"{counts.total()} {kind}: {told_of}\n")
+    summary.append(f"every {len(lines) // 500}th of them:\n")
     log = Path(os.environ.get("PROTOCLIP_DAMAGE_LOG", tmp_path / "log"))
-    log.write_text(summary + "".join(lines[:: len(lines) // 500]), encoding="utf-8")
+    log.write_text("".join([*summary, *lines[:: len(lines) // 500]]), encoding="utf-8")
