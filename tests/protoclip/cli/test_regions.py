@@ -9,10 +9,15 @@ from PIL import Image
 
 from datamodules.manifests import ManifestPairs
 from datamodules.region_cache import RegionCache
+from datamodules.shards import ShardPairs
+from protoclip.caches import key_number
 from protoclip.cli import main
+from protoclip.cli.build import build_datamodule
 from protoclip.cli.compose import compose_config
 from protoclip.cli.corpus import section
 from protoclip.cli.regions import Settings
+from tests.conftest import Compose
+from tests.streams import streamed, write_corpus
 
 CONF = Path(__file__).parents[3] / "conf"
 MODEL = [f"detector.model.{word}" for word in ("weights=null", "image_size=64", "min_score=0", "boxes=4", "device=cpu")]
@@ -53,6 +58,26 @@ def test_the_regions_of_each_picture_of_a_manifest(
     assert main([*words, "detector.model.min_score=0.5"]) == 2
     told = "is made with detector.min_score=0.0 instead of 0.5: choose another folder by detector.folder=DIR"
     assert told in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("made_of", ["stream", "shards"])
+def test_a_stream_finds_its_regions_by_key(compose_tiny: Compose, tmp_path: Path, made_of: str) -> None:
+    pattern = write_corpus(tmp_path / "corpus", pairs=6, shards=3, broken=(4,))
+    chosen = ["detector=fasterrcnn_mobilenet", *MODEL, f"detector.folder={tmp_path}/regions"]
+    lanes = ["data.train.lanes=3"] if made_of == "stream" else []
+    assert main(["regions", f"data={made_of}", f"data.path='{pattern}'", *lanes, *chosen]) == 0
+    words = ("episode.size=5", "batch_size=5", *streamed(pattern, "data.max_faults=0.5", lanes=1))
+    datamodule = build_datamodule(compose_tiny("pyramidclip", *words, *chosen))
+    datamodule.require({"regions": "image"})
+    places = ShardPairs(pattern, cache_dir=tmp_path / "index")
+    readable = {key_number(places.key(index)): index for index in range(6) if index != 4}
+    rows = np.load(tmp_path / "regions" / "regions.npy")  # in the order of the pairs
+    assert len({row.tobytes() for row in rows}) == 6
+    (batch,) = datamodule.train_dataloader()
+    assert sorted(batch["index"].tolist()) == sorted(readable)
+    for number, regions in zip(batch["index"].tolist(), batch["regions"].numpy(), strict=True):
+        assert np.array_equal(regions[:4], rows[readable[number]])
+        assert not regions[4:].any()
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "detector").glob("*.yaml")))

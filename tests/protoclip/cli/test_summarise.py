@@ -4,13 +4,17 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from datamodules.scenes import ScenePairs
 from datamodules.summary_cache import SummaryCache
 from protoclip.cli import main
+from protoclip.cli.build import build_datamodule
 from protoclip.cli.compose import compose_config
 from protoclip.cli.corpus import section
 from protoclip.cli.summarise import Settings
+from tests.conftest import Compose
+from tests.streams import streamed, write_corpus
 from tests.tiny_t5 import save_tiny_t5
 
 CONF = Path(__file__).parents[3] / "conf"
@@ -85,6 +89,30 @@ def test_mistakes_are_told_in_one_line(
     assert main(["summarise", *words, *chosen, word]) == 2
     assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")] == [f"error: {told}"]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("made_of", ["stream", "shards"])
+def test_a_stream_finds_its_summaries_by_key(
+    compose_tiny: Compose, tmp_path: Path, made_of: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pattern = write_corpus(tmp_path / "corpus", pairs=24, shards=3)
+    chosen = ("summariser=lead", "summariser.model.words=6", f"summariser.folder={tmp_path}/summaries")
+    lanes = ["data.train.lanes=3"] if made_of == "stream" else []
+    assert main(["summarise", f"data={made_of}", f"data.path='{pattern}'", *lanes, *chosen]) == 0
+    assert "24 summaries, 0 of them empty" in capsys.readouterr().out
+    words = ("data.roi_dim=5", "episode.size=24", "run.episodes=2", *streamed(pattern, lanes=3))
+    datamodule = build_datamodule(compose_tiny("pyramidclip", *words, *chosen))
+    datamodule.require({"summary": "text"})
+    stream = datamodule.stream
+    assert stream is not None
+    captions = {pair.index: " ".join(pair.captions[0].split()[:6]) for pair in stream.every(lambda _: None)}
+    assert len(set(captions.values())) == 24
+    seen = []
+    for batch in datamodule.train_dataloader():
+        seen += batch["index"].tolist()
+        expected = datamodule.tokenize([captions[index] for index in batch["index"].tolist()])
+        assert torch.equal(batch["summary"], expected)
+    assert sorted(seen) == sorted(captions)
 
 
 def test_summaries_of_another_corpus_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
