@@ -161,13 +161,15 @@ class MixedStreams(PairStream):
         weights: share of each stream's pairs, in any unit; None: equal shares.
 
     Raises:
-        ValueError: other weights than streams, or streams of different lanes.
+        ValueError: no stream, other weights than streams, or streams of different lanes.
     """
 
     def __init__(self, streams: Mapping[str, PairStream], weights: Mapping[str, PositiveFloat] | None = None) -> None:
+        if not streams:
+            raise ValueError("a mix of no stream: name one or more in data.streams")
         self.streams = dict(streams)
         weights = dict.fromkeys(streams, 1.0) if weights is None else dict(weights)
-        if not streams or weights.keys() != streams.keys():
+        if weights.keys() != streams.keys():
             raise ValueError(f"weights of {', '.join(weights)} for {', '.join(streams)}: give one for each stream")
         lanes = {stream.lanes for stream in streams.values()}
         if len(lanes) > 1:

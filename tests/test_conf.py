@@ -75,6 +75,9 @@ def words_of(option: str, manifest: Path) -> list[str]:
         words.append("data.train.lanes=1")
     if option == "data/mix":
         words += [f"+data.sources.{name}={{{SCENES},seed:{seed}}}" for seed, name in enumerate(("one", "other"))]
+    if option == "data/mix_stream":
+        shards = f"_target_:datamodules.streams.ShardStream,shards:{manifest.parent}/*.tar,lanes:1"
+        words += [f"+data.streams.{name}={{{shards}}}" for name in ("one", "other")]
     if option in NEEDS_TEACHER or group == "distillation":
         words.append("teacher=minilm")
     return words

@@ -17,7 +17,7 @@ from protoclip.caches import key_number
 from protoclip.cli import train
 from protoclip.cli.build import build_datamodule
 from protoclip.terms import teacher_view
-from tests.conftest import Compose
+from tests.conftest import TINY, Compose, composed
 from tests.gloo import Pool
 from tests.streams import indexed, streamed, write_corpus
 from tests.teachers import fill_caches
@@ -156,6 +156,22 @@ def test_a_process_may_have_an_extraction_batch_more(pool: Pool, tmp_path: Path)
     one = of_stream(tmp_path / "one", pattern, *words)
     for found in pool(of_stream, tmp_path / "two", pattern, *words):
         assert len(found.losses) == len(one.losses) == 4
+
+
+def test_streams_are_mixed_by_weight(tmp_path: Path) -> None:
+    words = [word for word in TINY if "num_pairs" not in word]
+    words += ["method=clip", "data=mix_stream", "data.weights={many:3,few:1}", f"runs={tmp_path}"]
+    for name in ("many", "few"):
+        pattern = write_corpus(tmp_path / name)
+        source = f"_target_:datamodules.streams.ShardStream,shards:'{pattern}',lanes:4,shuffle:5"
+        words.append(f"+data.streams.{name}={{{source}}}")
+    config = composed(*words)
+    stream = build_datamodule(config).stream
+    assert stream is not None
+    source_of = {pair.index: pair.key.split(":")[0] for pair in stream.every(lambda _: None)}
+    seen, _ = run(config)
+    drawn = Counter((episode, source_of[index]) for episode, _, index in seen.samples)
+    assert drawn == {(episode, name): share for episode in range(4) for name, share in (("many", 24), ("few", 8))}
 
 
 def test_too_many_lost_shards_stop_a_run_at_the_default_share(compose_tiny: Compose, tmp_path: Path) -> None:

@@ -176,6 +176,8 @@ def test_streams_in_fixed_shares(shards: str, tmp_path: Path) -> None:
 
 def test_mixes_that_are_none(shards: str) -> None:
     one, two = ShardStream(shards, lanes=1), ShardStream(shards, lanes=2)
+    with pytest.raises(ValueError, match=r"a mix of no stream: name one or more in data\.streams"):
+        MixedStreams({})
     with pytest.raises(ValueError, match="give one for each stream"):
         MixedStreams({"one": one}, {"other": 1})
     with pytest.raises(ValueError, match=r"streams of \[1, 2\] lanes cannot be mixed"):
