@@ -4,8 +4,9 @@ A picture set is extracted once, whatever the number of tasks that look at it.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -70,8 +71,23 @@ class Task(ABC):
         """Metrics by name."""
 
     def splits(self, sets: Sets, output: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """An output of the image tower and the labels of the set that is fitted on, then of the one that is scored."""
+        """An output of the image tower and the labels of the set that is fitted on, then of the one that is scored.
+
+        Raises:
+            ValueError: there is no set to fit on, or a label means another class in it.
+        """
         if self.train is None:
             raise ValueError(f"{type(self).__name__} on {self.pictures} needs train: the set it is fitted on")
         train, test = sets[self.train], sets[self.pictures]
+        if train.classnames and test.classnames:
+            self._check_classnames(train.classnames, test.classnames)
         return train.image[output], train.labels, test.image[output], test.labels
+
+    def _check_classnames(self, train: Sequence[str], test: Sequence[str]) -> None:
+        for label, names in enumerate(zip_longest(train, test)):
+            if names[0] != names[1]:
+                fitted, scored = (repr(name) if name is not None else "missing" for name in names)
+                raise ValueError(
+                    f"class {label} is {fitted} in {self.train} and {scored} in {self.pictures}: "
+                    "give both the same classnames=, and pictures of each class"
+                )

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -52,3 +53,24 @@ def test_mistakes_are_told_in_one_line(sets: dict[str, Extracted], task: Task, m
     with pytest.raises(ValueError, match=mend) as caught:
         task(sets)
     assert "\n" not in str(caught.value)
+
+
+def named(sets: dict[str, Extracted], train: Sequence[str], test: Sequence[str]) -> dict[str, Extracted]:
+    """The sets with class names."""
+    names = {"train": tuple(train), "objects": tuple(test)}
+    return {**sets, **{name: replace(sets[name], classnames=given) for name, given in names.items()}}
+
+
+FITTED = [KNN("objects", "train", k=3), LinearProbe("objects", "train", C=1.0), SGDProbe("objects", "train", epochs=1)]
+
+
+@pytest.mark.parametrize("task", [*FITTED, FewShot("objects", "train", shots=2, draws=2)])
+def test_a_label_means_one_class_in_both_sets(sets: dict[str, Extracted], task: Task) -> None:
+    mend = "give both the same classnames=, and pictures of each class"
+    with pytest.raises(ValueError, match=f"^class 1 is 'b' in train and 'c' in objects: {mend}$"):
+        task(named(sets, "abcd", "acde"))
+    with pytest.raises(ValueError, match=f"^class 3 is 'd' in train and missing in objects: {mend}$"):
+        task(named(sets, "abcd", "abc"))
+    plain = task(sets)
+    assert task(named(sets, "abcd", "abcd")) == plain
+    assert task(named(sets, "abcd", "")) == plain
