@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from datamodules.packed_texts import PackedTexts
 from datamodules.pictures import decode_picture, read_picture
 from datamodules.prompts import checked_templates
 from datamodules.sources import LabelledSource
+
+logger = logging.getLogger(__name__)
 
 
 class LabelledFiles(LabelledSource):
@@ -108,3 +111,20 @@ def check_labels(place: str, labels: np.ndarray, classnames: Sequence[str]) -> N
             f"{place}: {len(empty)} of {len(classnames)} classes have no picture, such as "
             f"{classnames[empty[0]]!r}: add pictures, or leave the class out"
         )
+
+
+def without_empty(place: str, labels: np.ndarray, classnames: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """Leave out the classes without a picture, and say how many they are.
+
+    Args:
+        place: What the warning calls the set.
+        labels: Of all pictures, each with a name.
+        classnames: In the order of the labels.
+
+    Returns:
+        Labels and names of the classes that are left, in their order.
+    """
+    kept, renumbered = np.unique(labels, return_inverse=True)
+    if dropped := len(classnames) - len(kept):
+        logger.warning("%s: %d classes without any picture are left out", place, dropped)
+    return renumbered, [classnames[label] for label in kept]

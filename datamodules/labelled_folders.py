@@ -1,18 +1,16 @@
 """A labelled set from a folder of class folders."""
 
-import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
 from datamodules.classnames import read_classnames
-from datamodules.labelled_files import LabelledFiles
+from datamodules.labelled_files import LabelledFiles, without_empty
 from datamodules.prompts import TEMPLATE, words
-
-logger = logging.getLogger(__name__)
 
 
 class ClassFolders(LabelledFiles):
@@ -56,15 +54,11 @@ class ClassFolders(LabelledFiles):
         base = os.path.commonpath(roots)
         numbers = {folder: number for number, folder in enumerate(order)}
         samples = [sample for one in roots for sample in _samples(one, numbers)]
+        labels = np.array([label for _, label in samples], np.int64)
         if empty_classes == "drop":
-            kept = sorted({label for _, label in samples})
-            if dropped := len(names) - len(kept):
-                logger.warning("%s: %d classes without any picture are left out", roots[0], dropped)
-            renumbered = {label: number for number, label in enumerate(kept)}
-            samples = [(path, renumbered[label]) for path, label in samples]
-            names = [names[label] for label in kept]
+            labels, names = without_empty(str(roots[0]), labels, names)
         paths = [path.removeprefix(base).lstrip(os.sep) for path, _ in samples]
-        super().__init__(Path(base), paths, [label for _, label in samples], classnames=names, templates=templates)
+        super().__init__(Path(base), paths, labels.tolist(), classnames=names, templates=templates)
 
 
 def _class_folders(root: Path) -> list[str]:

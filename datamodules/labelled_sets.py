@@ -74,7 +74,7 @@ def labelled_set(
         torchvision: Name of torchvision's class, where there is one.
         splits: Its names of what makes the split, where that is not ``split`` alone.
         folders: Folders of class folders that make the split, where there is no folder ``split``.
-        empty_classes: As for ``ClassFolders``.
+        empty_classes: As for ``ClassFolders``; of torchvision's layout none may be empty.
         classnames: Instead of the prompts', in the order of the labels.
         templates: Instead of the prompts'.
 
@@ -140,7 +140,7 @@ def _shards(wanted: Wanted, refuse: Callable[[str], None]) -> LabelledSource | N
         words["templates"] = [line.replace("{c}", "{}") for line in read_classnames(prompts)]
     if words["classnames"] is None:
         raise ValueError(f"{wanted.folder} has shards and no {names.name}: put one there, one name a line")
-    return ShardLabelled(shards, **words)
+    return ShardLabelled(shards, empty_classes=wanted.empty_classes, **words)
 
 
 def _folders(wanted: Wanted, refuse: Callable[[str], None]) -> LabelledSource | None:

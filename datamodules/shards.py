@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from datamodules.classnames import read_classnames
 from datamodules.fault_tally import SHARD_FAULTS, one_line
+from datamodules.labelled_files import check_labels, without_empty
 from datamodules.pictures import decode_picture
 from datamodules.prompts import checked_templates
 from datamodules.shard_index import ShardIndex
@@ -135,10 +136,11 @@ class ShardLabelled(_ShardPictures, LabelledSource):
         classnames: Names in the order of the labels, or a file with one a line.
         templates: Zero-shot prompts with one ``{}`` for the name.
         limit: Keep the first so many samples of each class, for quick evaluations.
+        empty_classes: What happens to a class without any picture; one that is dropped has no prompt either.
 
     Raises:
-        ValueError: no shard matches, one is damaged, a key is there twice, or a sample has no picture or no class with
-            a name.
+        ValueError: no shard matches, one is damaged, a key is there twice, a sample has no picture or no class with a
+            name, or a class has no picture.
     """
 
     def __init__(
@@ -149,6 +151,7 @@ class ShardLabelled(_ShardPictures, LabelledSource):
         templates: Sequence[str],
         cache_dir: str | Path | None = None,
         limit: int | None = None,
+        empty_classes: Literal["error", "drop"] = "error",
     ) -> None:
         self.classnames = read_classnames(classnames)
         self.templates = checked_templates(templates)
@@ -159,6 +162,10 @@ class ShardLabelled(_ShardPictures, LabelledSource):
             raise ValueError(one_line(fault))
         pictures = index.locate(IMAGE_KEYS)
         labels = _read_labels(index, pictures, len(self.classnames))
+        place = str(shards if isinstance(shards, str | Path) else shards[0])
+        if empty_classes == "drop":
+            labels, self.classnames = without_empty(place, labels, self.classnames)
+        check_labels(place, labels, self.classnames)
         samples = np.arange(len(index))
         if limit is not None:
             first = [np.flatnonzero(labels == label)[:limit] for label in range(len(self.classnames))]

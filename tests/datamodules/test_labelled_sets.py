@@ -57,6 +57,13 @@ def test_clip_benchmarks_layout_brings_names_and_templates(tmp_path: Path) -> No
     assert (names_of(own), templates_of(own)) == (["x", "y"], ["{}"])
 
 
+def test_an_empty_class_of_shards_is_refused_or_dropped(tmp_path: Path) -> None:
+    write_shards(tmp_path / "birdsnap", names="cat\ndog\nfish\n")
+    with pytest.raises(ValueError, match=r"test/0\.tar: 1 of 3 classes have no picture, such as 'fish': add pictures"):
+        labelled_set("birdsnap", tmp_path)
+    assert names_of(labelled_set("birdsnap", tmp_path, empty_classes="drop")) == ["cat", "dog"]
+
+
 def test_shards_without_names_take_those_of_the_set(tmp_path: Path) -> None:
     write_shards(tmp_path / "rendered_sst2", names=None, templates=None)
     found = labelled_set("rendered_sst2", tmp_path)
@@ -70,9 +77,10 @@ def test_shards_without_names_take_those_of_the_set(tmp_path: Path) -> None:
 def test_shards_named_by_their_split(tmp_path: Path, name: str) -> None:
     folder = write_shards(tmp_path / "cifar10")
     (folder / "test" / "0.tar").unlink()
-    write_tar(folder / name, labelled("a", 0, 1))
-    write_tar(folder / name.replace("test", "train"), [*labelled("a", 0, 1), *labelled("b", 0, 0)])
-    assert [len(labelled_set("cifar10", tmp_path, split)) for split in ("test", "train")] == [1, 2]
+    members = [*labelled("a", 0, 1), *labelled("b", 0, 0)]
+    write_tar(folder / name, members)
+    write_tar(folder / name.replace("test", "train"), [*members, *labelled("c", 0, 0)])
+    assert [len(labelled_set("cifar10", tmp_path, split)) for split in ("test", "train")] == [2, 3]
 
 
 def test_class_folders_are_known_by_name(tmp_path: Path) -> None:

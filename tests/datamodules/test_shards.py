@@ -339,6 +339,20 @@ def test_a_label_without_a_name_is_refused(tmp_path: Path, label: object) -> Non
         labelled_set(path)
 
 
+def test_a_class_without_a_sample_is_refused_or_dropped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_tar(tmp_path / "s.tar", [*labelled("a", 0, 2), *labelled("b", 1, 0), *labelled("c", 2, 2)])
+    names = {"classnames": ["cat", "dog", "fish", "bird"]}
+    told = r"s\.tar: 2 of 4 classes have no picture, such as 'dog': add pictures, or leave the class out$"
+    with pytest.raises(ValueError, match=told):
+        labelled_set(path, **names)
+    with caplog.at_level(logging.WARNING):
+        source = labelled_set(path, **names, empty_classes="drop")
+    assert (source.classnames, [source.label(i) for i in range(3)]) == (["cat", "fish"], [1, 0, 1])
+    assert "s.tar: 2 classes without any picture are left out" in caplog.text
+    one = labelled_set(path, **names, empty_classes="drop", limit=1)
+    assert [one.label(i) for i in range(len(one))] == [1, 0]
+
+
 @pytest.mark.parametrize(("member", "lacking"), [(0, r"\.cls"), (1, "picture")])
 def test_a_sample_without_label_or_picture_is_refused(tmp_path: Path, member: int, lacking: str) -> None:
     path = write_tar(tmp_path / "s.tar", [*labelled("ok", 0, 1), labelled("bad", 1, 1)[member]])
