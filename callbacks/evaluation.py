@@ -6,8 +6,8 @@ the features go to the disk, batch by batch, and what is there already is not ex
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -32,11 +32,19 @@ LEFT_OUT = ("pooled", "token_mask")
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What a task gave, and on what."""
+    """What a task gave, and on what.
+
+    Attributes:
+        metrics: by name.
+        counts: of pictures, captions and classes.
+        prompts: hash of the prompts, None without.
+        sets: fingerprints of the picture sets by name.
+    """
 
     metrics: dict[str, float]
-    counts: dict[str, int]
-    prompts: str | None
+    counts: dict[str, int] = field(default_factory=dict)
+    prompts: str | None = None
+    sets: dict[str, str] = field(default_factory=dict)
 
 
 class Evaluation(Callback):
@@ -178,7 +186,7 @@ class Evaluation(Callback):
             module.log_dict({f"{stage}/{name}/{metric}": value for metric, value in result.metrics.items()})
         return results
 
-    def _results(self, stage: str, sets: Collection[str]) -> tuple[dict[str, TaskResult], dict[str, str]]:
+    def _results(self, stage: str, sets: Mapping[str, Pictures]) -> tuple[dict[str, TaskResult], dict[str, str]]:
         """What the tasks give, and what those say that cannot; one mistake must not lose the others' hours."""
         results, failed = {}, {}
         for name, task in self.tasks[stage].items():
@@ -189,7 +197,8 @@ class Evaluation(Callback):
                     failed[name] = str(error)
                 else:
                     prompts = self.extracted[task.pictures].prompts_hash
-                    results[name] = TaskResult(metrics, _counts(task, self.extracted), prompts)
+                    fingerprints = {each: sets[each].fingerprint for each in task.needs}
+                    results[name] = TaskResult(metrics, _counts(task, self.extracted), prompts, fingerprints)
         return results, failed
 
     def _finish(self, name: str, pictures: Pictures, prompts: Prompts) -> Extracted:

@@ -1,6 +1,6 @@
 """What a report compares: runs that differ in nothing but their seed are one arm."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -107,21 +107,38 @@ def differences(arms: Sequence[Arm]) -> dict[str, list[str]]:
 
 def unlike(arms: Sequence[Arm]) -> list[str]:
     """The tasks whose pictures, classes or prompts are not those of all runs, each with what differs."""
-    found: dict[str, dict[str, dict[object, None]]] = {}
+    found: dict[str, list[Row]] = {}
     for run in (run for arm in arms for run in arm.runs):
         for task, row in {row["task"]: row for row in run.rows if row["task"] not in NOT_EVALUATED}.items():
-            of_task = found.setdefault(task, {})
-            for name, count in row["counts"].items():
-                of_task.setdefault(name, {})[count] = None
-            of_task.setdefault("prompts", {})[row["prompts"]] = None
-    told = {
-        task: [_told(name, values) for name, values in each.items() if len(values) > 1] for task, each in found.items()
-    }
-    return [f"{task} ({'; '.join(parts)})" for task, parts in told.items() if parts]
+            found.setdefault(task, []).append(row)
+    return [f"{task} ({'; '.join(parts)})" for task, rows in found.items() if (parts := _differing(rows))]
 
 
-def _told(name: str, values: Collection[object]) -> str:
-    return name if name == "prompts" else f"{name.replace('_', ' ')} {' and '.join(map(str, values))}"
+def set_fingerprints(run: Run) -> dict[str, str]:
+    """Of the picture sets that a run was tested on, by name; those of earlier versions are not known."""
+    return {name: fingerprint for row in run.rows for name, fingerprint in row.get("sets", {}).items()}
+
+
+def _differing(rows: Sequence[Row]) -> list[str]:
+    """What the rows of a task were not measured on alike; of sets of unlike size the sizes are enough."""
+    counts = _values(row["counts"] for row in rows)
+    sets = _values(row.get("sets", {}) for row in rows)
+    told = [
+        f"{name.replace('_', ' ')} {' and '.join(map(str, each))}" for name, each in counts.items() if len(each) > 1
+    ]
+    for name, each in sets.items():
+        if len(each) > 1 and len(counts[f"{name}_pictures"]) == 1:
+            told.append(f"fingerprints of {name} {' and '.join(str(fingerprint)[:8] for fingerprint in each)}")
+    return told + (["prompts"] if len({row["prompts"] for row in rows}) > 1 else [])
+
+
+def _values(found: Iterable[Mapping[str, object]]) -> dict[str, dict[object, None]]:
+    """All values of each name, each once and in their order."""
+    values: dict[str, dict[object, None]] = {}
+    for each in found:
+        for name, value in each.items():
+            values.setdefault(name, {})[value] = None
+    return values
 
 
 def _is_own_seed(key: str, value: object, seed: object) -> bool:

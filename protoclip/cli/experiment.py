@@ -229,7 +229,7 @@ class Experiment:
                 "seconds_per_episode": median(sum(total_seconds([episode]).values()) for episode in timer.episodes),
                 "relative_epoch": relative_epoch(timer.episodes),
             } | {f"seconds_{name}": value for name, value in seconds.items()}
-            results["cost"] = TaskResult(metrics=cost, counts={}, prompts=None)
+            results["cost"] = TaskResult(cost)
         results |= self._refreshed()
         run = self.settings["run"]
         return [
@@ -245,6 +245,7 @@ class Experiment:
                 metrics=dict(result.metrics),
                 counts=result.counts,
                 prompts=result.prompts,
+                sets=result.sets,
                 cost=cost,
                 time=now(),
             )
@@ -256,7 +257,7 @@ class Experiment:
         found = [callback for callback in self.trainer.callbacks if isinstance(callback, PrototypeRefresh)]  # type: ignore[attr-defined]
         figures = {name: value for callback in found for name, value in callback.figures.items()}
         metrics = {name.removeprefix("prototypes/").replace("/", "_"): value for name, value in figures.items()}
-        return {"prototypes": TaskResult(metrics=metrics, counts={}, prompts=None)} if metrics else {}
+        return {"prototypes": TaskResult(metrics)} if metrics else {}
 
     def _callback(self, kind: type[C]) -> C:
         return next(callback for callback in self.trainer.callbacks if isinstance(callback, kind))  # type: ignore[attr-defined]

@@ -31,6 +31,8 @@ class Row(TypedDict):
     cost: dict[str, float]
     time: str
     """ISO 8601."""
+    sets: NotRequired[dict[str, str]]
+    """Fingerprint of each picture set that the task looks at; rows of earlier versions have none."""
     arm: NotRequired[str]
     """Line of a comparison table, given by the sweep that the run belongs to."""
 

@@ -211,6 +211,9 @@ def test_counts_and_prompts(protoclip: Run) -> None:
     expected = sha256("\n".join(prompts(SceneObjects("test", 1))).encode()).hexdigest()[:16]
     assert results["zero_shot"].prompts == expected
     assert results["retrieval"].prompts is None
+    fingerprints = {name: pictures.fingerprint for name, pictures in sources().items()}
+    assert results["knn"].sets == {name: fingerprints[name] for name in ("objects", "train")}
+    assert results["retrieval"].sets == {"pairs": fingerprints["pairs"]}
 
 
 def score(

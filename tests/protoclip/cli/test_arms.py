@@ -5,7 +5,7 @@ from typing import Any, cast
 import pytest
 from omegaconf import OmegaConf
 
-from protoclip.cli.arms import Arm, differences, find_arms, settings_of, unlike
+from protoclip.cli.arms import Arm, differences, find_arms, set_fingerprints, settings_of, unlike
 from protoclip.cli.report import report
 from protoclip.reports import Row, append_rows
 from protoclip.runs import ROWS, SETTINGS, Run
@@ -104,3 +104,18 @@ def test_tasks_on_other_pictures_or_prompts_are_told(tmp_path: Path) -> None:
     line = f"Not measured on the same for all: {', '.join(told)}."
     assert line in parse(out.read_text(encoding="utf-8")).texts["p"]
     assert out.with_suffix(".md").read_text(encoding="utf-8").endswith(f"\n\n{line}\n")
+
+
+def test_other_pictures_of_one_number_are_told(tmp_path: Path) -> None:
+    of_a, of_b, of_c = ({"x": fingerprint * 64} for fingerprint in "abc")
+    first = run(tmp_path / "a", [row(0, sets=of_a), row(0, task="x_knn", sets=of_a)])
+    second = run(tmp_path / "b", [row(0, sets=of_b), row(0, task="x_knn", sets=of_a)])
+    earlier = run(tmp_path / "c", [row(0), row(0, task="x_knn")])
+    smaller = run(tmp_path / "d", [row(0, sets=of_c, counts=60)])
+    told = "x_zero_shot (fingerprints of x aaaaaaaa and bbbbbbbb)"
+    assert unlike([Arm("a", (first,)), Arm("b", (second,)), Arm("c", (earlier,))]) == [told]
+    assert unlike([Arm("a", (first, second))]) == [told]
+    assert unlike([Arm("a", (first,)), Arm("c", (earlier,))]) == []
+    assert unlike([Arm("a", (first,)), Arm("d", (smaller,))]) == ["x_zero_shot (x pictures 64 and 60)"]
+    assert set_fingerprints(first) == of_a
+    assert set_fingerprints(earlier) == {}

@@ -108,6 +108,13 @@ def test_every_section_has_its_figures(reported: Reported) -> None:
                 assert len(opened.convert("L").getcolors(256) or []) > 20
 
 
+def test_rows_say_which_pictures_they_are_of(reported: Reported) -> None:
+    first, second, _ = ({row["task"]: row["sets"] for row in run.rows} for run in reported.runs)
+    assert first == second
+    assert {*first["scenes_knn"]} == {"objects", "objects_train"}
+    assert first["cost"] == {}
+
+
 def test_what_is_left_out_says_why(reported: Reported) -> None:
     told = [text for text in reported.page.texts["p"] if text.startswith("Left out")]
     assert told == ["Left out: no prototypes in clip."]
