@@ -20,7 +20,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 LONG = "a-word-that-nobody-breaks" * 8
 FIGURE = chart(drawn(), LONG, LONG)
 GROUP = Group(LONG, [FIGURE], [Card(LONG, LONG, FIGURE, [LONG])])
-SECTION = Section("long", LONG, LONG, [GROUP], {LONG: "#ff0000"}, [LONG])
+SECTION = Section("long", LONG, LONG, [GROUP], [(LONG, "#ff0000")], [LONG])
 FAULTY = """<!DOCTYPE html><title>faulty</title><div style="width:600px">wide</div>
 <img src="data:image/png;base64,AAAA" alt=""><script>console.error("deliberate")</script>"""
 HARNESS = """<!DOCTYPE html><title>harness</title><pre></pre>{frames}

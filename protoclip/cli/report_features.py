@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from protoclip.cli.arms import Arm, lacking, settings_of
+from protoclip.cli.arms import Arm, lacking, set_fingerprints, settings_of
 from protoclip.cli.errors import told
 from protoclip.cli.figures import prototype_panels, stored_features
 from protoclip.cli.projector import project
@@ -21,7 +21,7 @@ from protoclip.reports.charts import (
     most_confused,
     similarity_chart,
 )
-from protoclip.reports.figures import TSNE_SAMPLES, PrototypePanel, prototype_strip, tsne_figure
+from protoclip.reports.figures import TSNE_SAMPLES, PrototypePanel, label_legend, prototype_strip, tsne_figure
 from protoclip.reports.page import Card, Group, Section, bitmap, chart, photograph
 
 CLASSES = 12
@@ -80,6 +80,20 @@ class FeatureSections:
         """A line about the arms that have no features of a labelled set."""
         return lacking(self.arms, having, f"stored features of {name or 'a labelled set'}: protoclip test writes them")
 
+    def _of_one_set(self, name: str, found: Mapping[str, Extracted]) -> list[str]:
+        """The arms whose set is that of the first: by its fingerprint, or by its labels where one is not known."""
+        known = {arm.title: set_fingerprints(arm.first).get(name) for arm in self.arms if arm.title in found}
+        first = next(iter(found), "")
+        return [
+            title
+            for title, each in found.items()
+            if (
+                known[title] == known[first]
+                if known[title] and known[first]
+                else torch.equal(each.labels, found[first].labels)
+            )
+        ]
+
     def sections(self) -> list[Section]:
         """All of them."""
         return [self.embeddings(), self.prototypes(), self.similarities(), self.confusions()]
@@ -97,22 +111,28 @@ class FeatureSections:
     def embeddings(self) -> Section:
         """t-SNE of a labelled set, an arm a map."""
         name = self.labelled
-        figures, left_out = [], []
         having = self.having(name)
+        enough = {title: found for title, found in having.items() if len(found.labels) >= TSNE_SAMPLES}
+        alike = self._of_one_set(str(name), enough)
+        figures, left_out = [], []
         for title, found in having.items():
-            if len(found.labels) < TSNE_SAMPLES:
+            if title not in enough:
                 left_out.append(f"Left out: {title}: t-SNE needs {TSNE_SAMPLES} pictures, {name} has fewer.")
-                continue
-            with BytesIO() as buffer:
-                panel = {title: (found.image["features"], found.labels)}
-                tsne_figure(panel, buffer, classnames=found.classnames or None)
-                figures.append(bitmap(buffer.getvalue(), f"t-SNE of {name}, {title}"))
+            elif title not in alike:
+                left_out.append(f"Left out: {title}: {name} has other pictures there than in {alike[0]}.")
+            else:
+                panel, names = {title: (found.image["features"], found.labels)}, found.classnames or None
+                with BytesIO() as buffer:
+                    tsne_figure(panel, buffer, classnames=names, legend=False)
+                    figures.append(bitmap(buffer.getvalue(), f"t-SNE of {name}, {title}"))
+        legends = [label_legend(each.labels.numpy(), each.classnames or None) for each in enough.values()]
         return Section(
             "embeddings",
             "Embeddings",
             f"t-SNE of the image features of {name}, the same pictures for each; colours are classes.",
             [Group("", figures)] if figures else (),
-            left_out=left_out + self.without_features(having, name),
+            legends[0] if legends else (),
+            left_out + self.without_features(having, name),
         )
 
     def prototypes(self) -> Section:

@@ -33,7 +33,7 @@ def curve_section(arms: Sequence[Arm]) -> Section:
         "Training",
         "Means over what was logged in each episode; several seeds faintly, and their mean.",
         [Group("", figures)] if figures else (),
-        {title: colours[title] for title in curves} if figures else {},
+        [(title, colours[title]) for title in curves] if figures else (),
         lacking(arms, curves, "metrics.csv (logger=none, or not trained here)"),
     )
 

@@ -56,6 +56,7 @@ def tsne_figure(
     path: str | os.PathLike[str] | IO[bytes],
     *,
     classnames: Sequence[str] | None = None,
+    legend: bool = True,
     seed: int = 0,
     points: int = 2000,
 ) -> None:
@@ -68,6 +69,7 @@ def tsne_figure(
         panels: Title to (features [samples, dim], labels [samples]); the samples are the same in every panel.
         path: File to write, by its name or open.
         classnames: Names in the order of the labels; None: the numbers.
+        legend: Whether the colours are named beside the panels; without, where ``label_legend`` is shown.
         seed: Draws the points and starts t-SNE.
         points: Samples shown, the same ones in every panel.
 
@@ -78,22 +80,38 @@ def tsne_figure(
     _check_panels(panels, classnames)
     total = len(next(iter(labels.values())))
     shown = np.sort(np.random.default_rng(seed).permutation(total)[:points])
-    values, counts = np.unique(np.concatenate(list(labels.values())), return_counts=True)
-    coloured = sorted(values[np.argsort(-counts, kind="stable")][: len(PALETTE)].tolist())
-    colours = dict(zip(coloured, PALETTE, strict=False))
-    figure = Figure(figsize=(4 * len(panels) + 1.6, 4.3), layout="constrained")
+    together = np.concatenate(list(labels.values()))
+    colours = _label_colours(together)
+    figure = Figure(figsize=(4 * len(panels) + (1.6 if legend else 0), 4.3), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axis, (title, (features, _)) in zip(axes, panels.items(), strict=True):
         _scatter(axis, _tsne(features[torch.from_numpy(shown)], seed), labels[title][shown], colours)
         axis.set_title(title, fontsize=11, parse_math=False)
-    names = {label: classnames[label] if classnames else str(label) for label in coloured}
-    entries = [(names[label], colour) for label, colour in colours.items()]
-    entries += [("other", OTHER)] if len(values) > len(coloured) else []
-    handles = [Line2D([], [], marker="o", linestyle="", color=colour, label=name) for name, colour in entries]
-    legend = figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=9)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    if legend:
+        named = label_legend(together, classnames)
+        handles = [Line2D([], [], marker="o", linestyle="", color=colour, label=name) for name, colour in named]
+        drawn = figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=9)
+        for text in drawn.get_texts():
+            text.set_parse_math(False)
     figure.savefig(path, dpi=DPI)
+
+
+def label_legend(labels: Array, classnames: Sequence[str] | None = None) -> list[tuple[str, str]]:
+    """Names and colours of the labels that ``tsne_figure`` colours, in their order, and of the others if there are any.
+
+    Args:
+        labels: Of all samples.
+        classnames: Names in the order of the labels; None: the numbers.
+    """
+    colours = _label_colours(labels)
+    entries = [(classnames[label] if classnames else str(label), colour) for label, colour in colours.items()]
+    return entries + ([("other", OTHER)] if len(np.unique(labels)) > len(colours) else [])
+
+
+def _label_colours(labels: Array) -> dict[int, str]:
+    values, counts = np.unique(labels, return_counts=True)
+    coloured = sorted(values[np.argsort(-counts, kind="stable")][: len(PALETTE)].tolist())
+    return dict(zip(coloured, PALETTE, strict=False))
 
 
 def _check_panels(panels: Mapping[str, tuple[Tensor, Tensor]], classnames: Sequence[str] | None) -> None:

@@ -1,8 +1,8 @@
 """A report as one HTML page that needs nothing else: styles and figures are inside, and there are no scripts."""
 
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from io import BytesIO
 
 import matplotlib as mpl
@@ -61,7 +61,7 @@ class Section:
         title: its heading.
         text: what is to be seen.
         groups: its figures; without any the section is what was left out.
-        legend: colours by title.
+        legend: what a colour of the figures means, and the colour.
         left_out: what could not be shown, each in a line that says why.
     """
 
@@ -69,7 +69,7 @@ class Section:
     title: str
     text: str = ""
     groups: Sequence[Group] = ()
-    legend: Mapping[str, str] = field(default_factory=dict)
+    legend: Sequence[tuple[str, str]] = ()
     left_out: Sequence[str] = ()
 
 

@@ -18,8 +18,10 @@ def extracted(samples: int, classes: int) -> Extracted:
     return Extracted({"features": features}, torch.arange(samples) % classes, class_features=prompts)
 
 
-def sections(monkeypatch: pytest.MonkeyPatch, sets: Mapping[str, Extracted]) -> FeatureSections:
-    """Of arms whose set is called ``x``."""
+def sections(monkeypatch: pytest.MonkeyPatch, sets: Mapping[str, Extracted], **fingerprints: str) -> FeatureSections:
+    """Of arms whose set is called ``x``, and has a fingerprint in some."""
+    known = {title: {"x": fingerprint} for title, fingerprint in fingerprints.items()}
+    monkeypatch.setattr("protoclip.cli.report_features.set_fingerprints", lambda run: known.get(run.hash, {}))
     monkeypatch.setattr("protoclip.cli.report_features.stored_features", lambda run: {"x": sets[run.hash]})
     return FeatureSections([Arm(title, (Run(Path(title), title),)) for title in sets])
 
@@ -36,4 +38,16 @@ def test_arms_of_other_classes_are_left_out_of_confusions(monkeypatch: pytest.Mo
     confusion = made.confusions()
     assert [shown.alt.rpartition(", ")[2] for shown in confusion.groups[0].figures] == ["first", "third"]
     assert confusion.left_out == ["Left out: other: x has not 3 classes there."]
-    assert len(made.embeddings().groups[0].figures) == 3
+    embeddings = made.embeddings()
+    assert [shown.alt for shown in embeddings.groups[0].figures] == ["t-SNE of x, first", "t-SNE of x, third"]
+    assert embeddings.left_out == ["Left out: other: x has other pictures there than in first."]
+
+
+def test_tsne_shows_the_pictures_of_the_first_set_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    titles = ("first", "same", "other", "earlier")
+    made = sections(monkeypatch, {title: extracted(6, 3) for title in titles}, first="f", same="f", other="g")
+    embeddings = made.embeddings()
+    assert [shown.alt.rpartition(", ")[2] for shown in embeddings.groups[0].figures] == ["first", "same", "earlier"]
+    assert embeddings.left_out == ["Left out: other: x has other pictures there than in first."]
+    assert [name for name, _ in embeddings.legend] == ["0", "1", "2"]
+    assert len({colour for _, colour in embeddings.legend}) == 3

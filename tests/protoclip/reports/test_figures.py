@@ -78,6 +78,12 @@ def test_beyond_ten_labels_the_most_frequent_are_coloured(
     tsne_figure({"x": (torch.randn(16, 3), labels)}, tmp_path / "a.png")
     texts = [text.get_text() for text in saved[0].legends[0].get_texts()]
     assert texts == [*(str(label) for label in range(8)), "12", "13", "other"]
+    named = figures.label_legend(labels.numpy())
+    assert [name for name, _ in named] == texts
+    assert [colour for _, colour in named] == [handle.get_color() for handle in saved[0].legends[0].get_lines()]
+    tsne_figure({"x": (torch.randn(16, 3), labels)}, tmp_path / "b.png", legend=False)
+    assert not saved[1].legends
+    assert Image.open(tmp_path / "b.png").size[0] < Image.open(tmp_path / "a.png").size[0]
     grey = saved[0].axes[0].collections[0]
     assert len(np.asarray(grey.get_offsets())) == 4
 

@@ -48,7 +48,7 @@ def page(rows: Sequence[Row] = ROWS) -> Page:
         columns=columns,
         sections=[
             Section(
-                "curves", "Curves", "what is seen", [Group("", [chart(drawn(), "loss", "lower")])], {"CLIP": "#f00"}
+                "curves", "Curves", "what is seen", [Group("", [chart(drawn(), "loss", "lower")])], [("CLIP", "#f00")]
             ),
             Section("prototypes", "Prototypes", "not told", left_out=["Left out: nobody has any."]),
             Section("gallery", "Gallery", "", [Group(ODD, cards=[card])]),
