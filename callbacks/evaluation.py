@@ -79,14 +79,15 @@ class Evaluation(Callback):
         self._model: str | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Leave out tasks on sets that are not on the disk, and refuse those on sets that nobody names.
+        """Leave out tasks on sets that are not on the disk, or of heads that the model lacks; refuse unknown sets.
 
         In test what is stored is not asked for again.
 
         Raises:
             ValueError: with the option to change.
         """
-        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(pl_module, ImageTextPretraining)
+        outputs, datamodule = pl_module.picture_outputs, trainer.datamodule  # type: ignore[attr-defined]
         for part in self.tasks:
             there = set(getattr(datamodule, part))
             absent = set(datamodule.missing) - there
@@ -94,6 +95,7 @@ class Evaluation(Callback):
             for name, task in self.tasks[part].items():
                 if missing := set(task.needs) - there:
                     raise ValueError(f"task {name} needs evaluation.{part}.pictures.{', '.join(sorted(missing))}")
+            self.tasks[part] = {name: task for name, task in self.tasks[part].items() if task.applies(outputs)}
         self._stores, self._model = {}, None
         stores = stage == "test" and self.folder is not None and tests_all(trainer)
         datamodule.done = partial(self._begin, trainer) if stores else nothing
@@ -190,7 +192,7 @@ class Evaluation(Callback):
         """What the tasks give, and what those say that cannot; one mistake must not lose the others' hours."""
         results, failed = {}, {}
         for name, task in self.tasks[stage].items():
-            if {*task.needs} <= {*sets} and task.applies(self.extracted):
+            if {*task.needs} <= {*sets}:
                 try:
                     metrics = task(self.extracted)
                 except ValueError as error:

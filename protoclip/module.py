@@ -25,7 +25,7 @@ from protoclip.distributed import broadcast_buffers, mean_figures, mean_gradient
 from protoclip.divergence import check_loss
 from protoclip.evaluation import feature_std, modality_gap
 from protoclip.micro_batch import FeatureCache
-from protoclip.parts import build_heads, check_biases, check_parts, named_parts, reads, used_terms
+from protoclip.parts import TOWER_OUTPUTS, build_heads, check_biases, check_parts, named_parts, reads, used_terms
 from protoclip.phases import Phase, term_weights
 from protoclip.prototypes import PrototypeBank
 from protoclip.ranges import NonNegativeFloat, PositiveInt
@@ -154,6 +154,12 @@ class ImageTextPretraining(pl.LightningModule):
             if tower in pair and (name not in self._called if heads is None else name in heads):
                 outputs[name] = pair[tower](outputs[reads(pair[tower])])
         return outputs
+
+    @property
+    def picture_outputs(self) -> set[str]:
+        """Outputs that ``encode_pictures`` gives: those of the image tower, and of heads that no term calls itself."""
+        heads = {name for name, pair in self.heads.items() if "image" in pair and name not in self._called}  # type: ignore[operator]
+        return heads.union(TOWER_OUTPUTS)
 
     def encode_captions(self, ids: Tensor) -> dict[str, Tensor]:
         """Outputs of the text tower and its heads without a graph, for token ids [batch, length]."""

@@ -48,7 +48,7 @@ def composed(*words: str) -> DictConfig:
 
 def test_the_papers_sets_and_what_is_measured_on_each() -> None:
     test: Any = composed("evaluation=protoclip_paper").evaluation.test
-    tasks = {f"{name}_zero_shot" for name in SIZES} | {
+    tasks = {f"{name}_{task}" for name in SIZES for task in ("zero_shot", "token_zero_shot")} | {
         f"{name}_{task}" for name in PROBED for task in ("linear_probe", "knn")
     }
     assert {*test.tasks} == tasks | {f"{name}_clustering" for name in CLUSTERED} | {
@@ -58,7 +58,8 @@ def test_the_papers_sets_and_what_is_measured_on_each() -> None:
     assert {*test.pictures} == {*SIZES, *(f"{name}_train" for name in PROBED), "coco", "flickr30k"}
     assert {name: test.pictures[name].expected for name in SIZES} == SIZES
     for name in SIZES:
-        assert test.tasks[f"{name}_zero_shot"].pictures == name
+        for task in ("zero_shot", "token_zero_shot"):
+            assert test.tasks[f"{name}_{task}"].pictures == name
     for name in PROBED:
         for task in ("linear_probe", "knn"):
             fields = test.tasks[f"{name}_{task}"]

@@ -4,7 +4,7 @@ A picture set is extracted once, whatever the number of tasks that look at it.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
@@ -49,7 +49,7 @@ class Task(ABC):
     """
 
     output = "features"
-    """Output of the image tower that is needed; a set that lacks it skips the task."""
+    """Output of the image tower that is needed; of a model that lacks it the task is left out."""
     prompt_outputs: tuple[str, ...] = ()
     """Outputs of the text tower for the prompts that are needed beside the class features."""
 
@@ -62,9 +62,9 @@ class Task(ABC):
         """Names of the picture sets."""
         return (self.pictures,) if self.train is None else (self.pictures, self.train)
 
-    def applies(self, sets: Sets) -> bool:
-        """Whether the model has what the task looks at."""
-        return self.output in sets[self.pictures].image
+    def applies(self, outputs: Collection[str]) -> bool:
+        """Whether a model with these outputs of pictures has what the task looks at."""
+        return self.output in outputs
 
     @abstractmethod
     def __call__(self, sets: Sets) -> dict[str, float]:

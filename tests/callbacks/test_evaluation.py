@@ -385,6 +385,18 @@ def test_stored_features_give_the_figures_of_those_in_memory_bit_for_bit(clip: R
             assert all(torch.equal(stored[output], in_memory[output]) for output in in_memory)
 
 
+def test_a_task_of_a_head_that_the_model_lacks_costs_nothing(clip: Run, whole: Path, tmp_path: Path) -> None:
+    encodings = Encodings()
+    tasks = {**ZERO_SHOT, "tokens": TokenZeroShot("objects", "words")}
+    found = score(clip.built, sources(), tasks, tmp_path, encodings)
+    assert encodings.remove() == ALL
+    assert {*found.results} == {*ZERO_SHOT}
+    assert stored(tmp_path) == stored(whole)
+    encodings = Encodings()
+    score(clip.built, sources(), tasks, whole, encodings)
+    assert encodings.remove() == {}
+
+
 @pytest.mark.parametrize("batches", [0, 1, 5, 10])
 def test_an_interrupted_test_goes_on_to_the_same_bytes(clip: Run, whole: Path, tmp_path: Path, batches: int) -> None:
     encodings = Encodings(stop=batches)
