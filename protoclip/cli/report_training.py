@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from statistics import fmean
 
+from callbacks.metrics_csv import MetricsCSV
 from protoclip.cli.arms import Arm, lacking
 from protoclip.reports.charts import colours_of, cost_chart, curve_chart
 from protoclip.reports.curves import METRICS, Curve, read_curves
 from protoclip.reports.main_metrics import MAIN_METRICS, split_task
 from protoclip.reports.page import Group, Section, chart
+from protoclip.runs import SETTINGS, Run
 
 PHASE = "seconds_"
 
@@ -15,12 +17,9 @@ PHASE = "seconds_"
 def curve_section(arms: Sequence[Arm]) -> Section:
     """Losses and main validation metrics over the episodes."""
     colours = colours_of(arm.title for arm in arms)
-    curves = {
-        arm.title: [read_curves(run.path / METRICS) for run in arm.runs if (run.path / METRICS).is_file()]
-        for arm in arms
-    }
-    curves = {title: found for title, found in curves.items() if found}
-    names = dict.fromkeys(name for found in curves.values() for run in found for name in run if _is_shown(name))
+    shown = {arm.title: [_shown_curves(run) for run in arm.runs] for arm in arms}
+    curves = {title: found for title, found in shown.items() if any(found)}
+    names = dict.fromkeys(name for found in curves.values() for run in found for name in run)
     figures = []
     for name in sorted(names, key=_place):
         of_name: dict[str, list[Curve]] = {
@@ -34,7 +33,7 @@ def curve_section(arms: Sequence[Arm]) -> Section:
         "Means over what was logged in each episode; several seeds faintly, and their mean.",
         [Group("", figures)] if figures else (),
         [(title, colours[title]) for title in curves] if figures else (),
-        lacking(arms, curves, "metrics.csv (logger=none, or not trained here)"),
+        [f"Left out: {arm.title}: {_without_curves(arm.first)}." for arm in arms if arm.title not in curves],
     )
 
 
@@ -59,6 +58,25 @@ def cost_section(arms: Sequence[Arm]) -> Section:
         groups,
         left_out=lacking(arms, costs, "cost: it was not trained here"),
     )
+
+
+def _shown_curves(run: Run) -> dict[str, Curve]:
+    file = run.path / METRICS
+    curves = read_curves(file) if file.is_file() else {}
+    return {name: curve for name, curve in curves.items() if _is_shown(name)}
+
+
+def _without_curves(run: Run) -> str:
+    """Why a run has no curves."""
+    if not (run.path / SETTINGS).is_file():
+        return "it was not trained here"
+    trainer = run.settings["trainer"]
+    if MetricsCSV.__name__ not in str(trainer.get("logger")):
+        return f"its loggers write no {METRICS}, as of logger=none"
+    steps, every = int(run.cost.get("steps", 0)), trainer.get("log_every_n_steps", 50)  # as Lightning has it
+    if steps < every:
+        return f"nothing was logged in its {steps} steps (trainer.log_every_n_steps={every})"
+    return f"its {METRICS} is gone, or holds no loss and no metric of a validation task"
 
 
 def _is_shown(name: str) -> bool:
