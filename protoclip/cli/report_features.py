@@ -43,9 +43,23 @@ class FeatureSections:
     pictures: str | None = None
 
     @cached_property
+    def _stored(self) -> tuple[dict[str, Mapping[str, Extracted]], dict[str, str]]:
+        """By title of an arm the features of its first run, or what is wrong with them."""
+        found: dict[str, Mapping[str, Extracted]] = {}
+        damaged: dict[str, str] = {}
+        for arm in self.arms:
+            try:
+                found[arm.title] = stored_features(arm.first)
+            except (ValueError, OSError) as error:
+                if (line := told(error)) is None:
+                    raise
+                damaged[arm.title] = line
+        return found, damaged
+
+    @property
     def features(self) -> dict[str, Mapping[str, Extracted]]:
-        """Of the arms by title, those of the first run."""
-        return {arm.title: stored_features(arm.first) for arm in self.arms}
+        """Of the arms by title, those of the first run; without the arms whose features are damaged."""
+        return self._stored[0]
 
     @property
     def labelled(self) -> str | None:
@@ -60,7 +74,7 @@ class FeatureSections:
             for name, found in sets.items()
             if found.class_features is not None and not name.endswith("_train")
         ]
-        if self.pictures is not None and self.pictures not in names:
+        if self.pictures is not None and self.pictures not in names and not self._stored[1]:
             known = ", ".join(dict.fromkeys(names)) or "none"
             raise ValueError(f"no features of a labelled set {self.pictures!r}: set --pictures to one of {known}")
         return self.pictures or max(dict.fromkeys(names), key=names.count, default=None)
@@ -76,9 +90,12 @@ class FeatureSections:
         found = {title: sets[name] for title, sets in self.features.items() if name is not None and name in sets}
         return {title: each for title, each in found.items() if "features" in each.image}
 
-    def without_features(self, having: Collection[str], name: str | None) -> list[str]:
-        """A line about the arms that have no features of a labelled set."""
-        return lacking(self.arms, having, f"stored features of {name or 'a labelled set'}: protoclip test writes them")
+    def without_features(self, having: Collection[str], what: str) -> list[str]:
+        """Lines about the arms that have no features of a set, or damaged ones."""
+        damaged = self._stored[1]
+        whole = [arm for arm in self.arms if arm.title not in damaged]
+        told_each = [f"Left out: {title}: {line}." for title, line in damaged.items()]
+        return told_each + lacking(whole, having, f"stored features of {what}: protoclip test writes them")
 
     def _of_one_set(self, name: str, found: Mapping[str, Extracted]) -> list[str]:
         """The arms whose set is that of the first: by its fingerprint, or by its labels where one is not known."""
@@ -132,7 +149,7 @@ class FeatureSections:
             f"t-SNE of the image features of {name}, the same pictures for each; colours are classes.",
             [Group("", figures)] if figures else (),
             legends[0] if legends else (),
-            left_out + self.without_features(having, name),
+            left_out + self.without_features(having, name or "a labelled set"),
         )
 
     def prototypes(self) -> Section:
@@ -182,9 +199,7 @@ class FeatureSections:
             f"Cosines of the pairs of {name}, each picture with its first caption and with those of the others. "
             "The modality gap is the distance of the mean image to the mean text.",
             [Group("", figures)] if figures else (),
-            left_out=lacking(
-                self.arms, having, f"stored features of {name or 'a set of pairs'}: protoclip test writes them"
-            ),
+            left_out=self.without_features(having, name or "a set of pairs"),
         )
 
     def confusions(self) -> Section:
@@ -211,7 +226,7 @@ class FeatureSections:
             "Confusion",
             f"Zero-shot classification of {name}, in percent of a true class' pictures.{part}",
             [Group("", figures)] if figures else (),
-            left_out=left_out + self.without_features(having, name),
+            left_out=left_out + self.without_features(having, name or "a labelled set"),
         )
 
 

@@ -8,6 +8,7 @@ from torch.nn import functional
 from protoclip.cli.arms import Arm
 from protoclip.cli.report_features import FeatureSections
 from protoclip.evaluation import Extracted
+from protoclip.evaluation.feature_store import read_features
 from protoclip.runs import Run
 
 
@@ -22,7 +23,11 @@ def sections(monkeypatch: pytest.MonkeyPatch, sets: Mapping[str, Extracted], **f
     """Of arms whose set is called ``x``, and has a fingerprint in some."""
     known = {title: {"x": fingerprint} for title, fingerprint in fingerprints.items()}
     monkeypatch.setattr("protoclip.cli.report_features.set_fingerprints", lambda run: known.get(run.hash, {}))
-    monkeypatch.setattr("protoclip.cli.report_features.stored_features", lambda run: {"x": sets[run.hash]})
+
+    def stored(run: Run) -> Mapping[str, Extracted]:
+        return {"x": sets[run.hash] if run.hash in sets else read_features(run.path)}
+
+    monkeypatch.setattr("protoclip.cli.report_features.stored_features", stored)
     return FeatureSections([Arm(title, (Run(Path(title), title),)) for title in sets])
 
 
@@ -51,3 +56,16 @@ def test_tsne_shows_the_pictures_of_the_first_set_alone(monkeypatch: pytest.Monk
     assert embeddings.left_out == ["Left out: other: x has other pictures there than in first."]
     assert [name for name, _ in embeddings.legend] == ["0", "1", "2"]
     assert len({colour for _, colour in embeddings.legend}) == 3
+
+
+@pytest.mark.parametrize("pictures", [None, "x"])
+def test_damaged_features_leave_their_arm_out(monkeypatch: pytest.MonkeyPatch, pictures: str | None) -> None:
+    made = sections(monkeypatch, {"whole": extracted(6, 3)})
+    arms = [*made.arms, Arm("spoilt", (Run(Path("spoilt"), "spoilt"),))]
+    line = "spoilt is damaged or stale (arrays.json cannot be read): remove the folder and run the same command again"
+    both = FeatureSections(arms, pictures)
+    for section in (both.embeddings(), both.confusions()):
+        assert [shown.alt.rpartition(", ")[2] for shown in section.groups[0].figures] == ["whole"]
+        assert section.left_out == [f"Left out: spoilt: {line}."]
+    alone = FeatureSections(arms[1:], pictures)
+    assert alone.embeddings().left_out == alone.similarities().left_out == [f"Left out: spoilt: {line}."]
