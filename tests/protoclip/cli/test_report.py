@@ -14,6 +14,7 @@ from protoclip.cli.experiment import run_experiment
 from protoclip.runs import Run
 from tests.conftest import TINY, TINY_PROTOTYPES
 from tests.pages import Parsed, parse
+from tests.phone import on_a_phone
 
 SETS = (
     "evaluation=scenes",
@@ -106,6 +107,21 @@ def test_every_section_has_its_figures(reported: Reported) -> None:
             with Image.open(BytesIO(image.content)) as opened:
                 assert min(opened.size) > 100
                 assert len(opened.convert("L").getcolors(256) or []) > 20
+
+
+def test_the_page_fits_a_phone(reported: Reported, tmp_path: Path) -> None:
+    found = on_a_phone(reported.out.read_text(encoding="utf-8"), tmp_path)
+    assert found.title == "clip and protoclip"
+    assert found.scroll <= found.inner
+    assert len(found.images) == len(reported.page.images) > 10
+    assert all(found.images)
+    assert found.smallest >= 11
+
+
+def test_one_legend_names_the_colours_of_all_maps(reported: Reported) -> None:
+    legend = reported.page.texts["li"]
+    assert legend.count("house") == 1
+    assert legend.count("other") == 1
 
 
 def test_rows_say_which_pictures_they_are_of(reported: Reported) -> None:
