@@ -15,6 +15,8 @@ from protoclip.files import replacing, sync_folder, temporary_beside
 
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"
+VERSION = "pytorch-lightning_version"
+"""What every checkpoint of a trainer says, and weights alone do not."""
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
 """What a file system says that has no hard links; the previous checkpoint is not kept there."""
 DAMAGE = (
@@ -68,13 +70,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is damaged; the message says how to go on.
+        ValueError: it is damaged, or no checkpoint; the message says how to go on.
     """
     with path.open("rb") as file:
         try:
             return _read(file)
         except DAMAGE as error:
             reason = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
+    if path.name != LAST:  # it may be anything, which is not to be removed
+        raise ValueError(f"{path} is no checkpoint ({reason}): give runs/NAME/HASH, or a file in its checkpoints")
     previous = path.with_name(PREVIOUS)
     usable = path.name == LAST and _is_readable(previous)
     mend = f"to go on after the episode before it, mv {previous} {path}" if usable else "remove it to start anew"
@@ -87,6 +91,8 @@ def _read(file: BinaryIO) -> dict[str, Any]:
             raise BadZipFile(f"wrong check sum of {broken}")
     file.seek(0)
     checkpoint: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    if not isinstance(checkpoint, dict) or VERSION not in checkpoint:
+        raise ValueError(f"it holds no {VERSION}")
     return checkpoint
 
 

@@ -9,6 +9,18 @@ from pathlib import Path
 from typing import BinaryIO
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those that it is in, if they are not there.
+
+    Raises:
+        ValueError: it is where the system makes none, such as below ``/proc``.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:
+        raise ValueError(f"no folder can be made at {path}: choose another place") from error
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A new file that takes the place of ``path`` when the body is done, on the disk by then; else ``path`` stays.
@@ -35,11 +47,11 @@ def whole_folder(path: Path) -> Iterator[Path]:
     What a writer that was killed left of the same folder is removed.
 
     Raises:
-        ValueError: there is something at ``path``.
+        ValueError: there is something at ``path``, or no folder can be made there.
     """
     if path.exists():
         raise ValueError(f"{path} exists: give a folder that does not")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     for old in path.parent.glob(f".{escape(path.name)}.*.partial"):
         writer = old.name.split(".")[-2]
         if writer.isdecimal() and not _another_lives(int(writer)):

@@ -321,7 +321,8 @@ class ImageTextPretraining(pl.LightningModule):
             trained, here = (", ".join(terms) for terms in (checkpoint.get("terms", ()), self.terms))
             raise ValueError(
                 f"the checkpoint is of another model (terms {trained or 'unknown'}; here {here}; "
-                f"{differing[0]} differs): give the options that it was trained with, such as method and towers"
+                f"{differing[0]} differs): give the options that it was trained with, such as method and towers, "
+                f"or a checkpoint of this model"
             )
 
     def on_validation_start(self) -> None:

@@ -22,7 +22,7 @@ from protoclip.array_folder import SIDECAR
 from protoclip.checkpoints import LAST, read_checkpoint
 from protoclip.evaluation import Extracted
 from protoclip.evaluation.feature_store import read_features
-from protoclip.files import replacing
+from protoclip.files import make_folder, replacing
 from protoclip.instantiate import instantiate
 from protoclip.module import ImageTextPretraining
 from protoclip.reports.rows import Row, append_rows, read_rows
@@ -160,7 +160,7 @@ class Run:
         if getattr(rank_zero_only, "rank", 0):
             yield
             return
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         lock = FileLock(self.path / ".lock")
         try:
             lock.acquire(blocking=False)
@@ -212,14 +212,16 @@ def load(path: str | os.PathLike[str]) -> tuple[ImageTextPretraining, dict[str, 
         The module and what ``lightning.yaml`` holds: ``model``, ``data``, ``trainer``, ``run``, ``seed_everything``.
 
     Raises:
-        ValueError: there is no run with a checkpoint, or a damaged one.
+        ValueError: there is no run with a checkpoint, or a damaged one, or one of another model.
     """
     found = checkpoint_in_run(Path(path))
     if found is None:
         raise ValueError(f"{path} is in no run directory: give runs/NAME/HASH, or a file in its folder {CHECKPOINTS}")
     run, checkpoint = found
     module = instantiate(ImageTextPretraining, run.settings["model"], "model")
-    module.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
+    saved = read_checkpoint(checkpoint)
+    module.on_load_checkpoint(saved)
+    module.load_state_dict(saved["state_dict"])
     return module.eval(), run.settings
 
 

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from protoclip.caches.keys import write_keys
 from protoclip.caches.reading import Origin, read_facts, refuse_other
-from protoclip.files import replacing
+from protoclip.files import make_folder, replacing
 
 Sample = Sequence[Any] | None
 """What the model makes rows of, such as the captions of a pair or its picture alone; None: it cannot be read."""
@@ -118,7 +118,7 @@ def make_cache(
     folder, finished = recipe.folder, recipe.folder / recipe.origin.sidecar
     if not finished.exists():
         recipe.load()  # what cannot be made leaves no folder
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with _lock(folder):
         if finished.exists():
             recipe.check(corpus)

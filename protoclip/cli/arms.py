@@ -164,7 +164,10 @@ def _finished(run: Run) -> Run:
     """
     described = (run.path / "run.json").is_file()
     if described and not run.done:
-        raise ValueError(f"{run.path} is {state_of(run)}: give the command that began it again, and report it then")
+        state, mend = state_of(run), "give the command that began it again"
+        if state == "trained":
+            state, mend = "not tested yet", f"protoclip test --config {run.path / SETTINGS} --run_dir {run.path}"
+        raise ValueError(f"{run.path} is {state}: {mend}, and report it then")
     if not (run.path / ROWS).is_file() or not run.rows:
         raise ValueError(
             f"{run.path} holds no results: give a run directory runs/NAME/HASH, or a folder of a comparison"

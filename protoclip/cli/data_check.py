@@ -16,7 +16,7 @@ from protoclip.caches import Sample
 from protoclip.cli.compose import compose_config
 from protoclip.cli.corpus import corpus_samples, drawn, training_pairs
 from protoclip.cli.data_statistics import Distinct, Hashes, Moments, english_words, hashes, quantiles
-from protoclip.files import replacing
+from protoclip.files import make_folder, replacing
 
 NO_LIST = "not counted: pip install pyspellchecker"
 QUARTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -111,12 +111,12 @@ def check_corpus(
         console: where to print.
 
     Raises:
-        ValueError: the corpus cannot be opened, the limit is below 1, or the file is a folder.
+        ValueError: the corpus cannot be opened, the limit is below 1, or the file is a folder or cannot be.
     """
     if out is not None and out.is_dir():
         raise ValueError(f"{out} is a folder: give --out a file, such as {out / 'check.json'}")
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(out.parent)
     config = compose_config(["data.max_faults=1", *words])  # what is wrong is to be told, and not to stop here
     console = console or Console()
     source = training_pairs(config)

@@ -8,7 +8,7 @@ from rich.console import Console
 from protoclip.cli.arms import Arm, differences, find_arms, unlike, with_settings
 from protoclip.cli.report_features import FeatureSections
 from protoclip.cli.report_training import cost_section, curve_section
-from protoclip.files import replacing
+from protoclip.files import make_folder, replacing
 from protoclip.reports.main_metrics import main_columns, with_averages
 from protoclip.reports.page import Facts, Page, render
 from protoclip.reports.tables import comparison_table, to_csv, to_markdown_by_metric
@@ -38,11 +38,12 @@ def report(
         The page.
 
     Raises:
-        ValueError: see ``find_arms``; or there are no features of ``pictures``.
+        ValueError: see ``find_arms``; or there are no features of ``pictures``, or no folder can be made for the page.
     """
     if out.suffix not in (".html", ".htm"):
         raise ValueError(f"{out} is no page: let --out end in .html")
     arms = find_arms(paths)
+    make_folder(out.parent)
     rows = with_averages([row for arm in arms for row in arm.rows])
     columns = main_columns(rows)
     table = comparison_table(rows, [column.name for column in columns])
@@ -66,7 +67,6 @@ def report(
         + "".join(f"\n{line}\n" for line in page.warnings),
         out.with_suffix(".csv"): to_csv(table),
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
     for path, text in texts.items():
         with replacing(path) as file:
             file.write(text.encode())

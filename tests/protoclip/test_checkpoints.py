@@ -18,7 +18,8 @@ SIZE = 50_000
 
 
 def state(value: float) -> dict[str, Any]:
-    return {"state_dict": {"weight": torch.full((SIZE,), value)}, "epoch": int(value)}
+    weights = {"weight": torch.full((SIZE,), value)}
+    return {"state_dict": weights, "epoch": int(value), "pytorch-lightning_version": "2"}
 
 
 @pytest.fixture

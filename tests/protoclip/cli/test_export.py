@@ -22,7 +22,8 @@ def run_of(folder: Path, compose_tiny: Compose, *words: str) -> Path:
     module = build(config).module
     (folder / "run" / "checkpoints").mkdir(parents=True)
     (folder / "run" / "lightning.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(translate(config))))
-    torch.save({"state_dict": module.state_dict()}, folder / "run" / "checkpoints" / "best.ckpt")
+    saved = {"state_dict": module.state_dict(), "pytorch-lightning_version": "2"}
+    torch.save(saved, folder / "run" / "checkpoints" / "best.ckpt")
     return folder / "run" / "checkpoints" / "best.ckpt"
 
 
@@ -52,4 +53,18 @@ def test_mistakes(compose_tiny: Compose, tmp_path: Path, capsys: pytest.CaptureF
         told = capsys.readouterr().err
         assert line in told
         assert told.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_of_another_model(
+    compose_tiny: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ckpt = run_of(tmp_path / "clip", compose_tiny)
+    other = run_of(tmp_path / "other", compose_tiny, "towers.embed_dim=8")
+    other.replace(ckpt)
+    assert main(["export", str(ckpt), str(tmp_path / "out")]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: the checkpoint is of another model (terms unknown; here image_text; ")
+    assert told.endswith("or a checkpoint of this model\n")
+    assert told.count("\n") == 1
     assert not (tmp_path / "out").exists()

@@ -200,13 +200,16 @@ def broken(kind: str, run: Run, folder: Path) -> list[str]:
         shutil.copytree(run.path, path)
         rows = (path / "rows.jsonl").read_text(encoding="utf-8").replace('"task": "scenes', '"task": "others')
         (path / "rows.jsonl").write_text(rows, encoding="utf-8")
+    elif kind == "nowhere":
+        return [str(run.path), "--out", "/proc/x/page.html"]
     return [str(run.path), str(path), "--out", str(folder / ("page.pdf" if kind == "no page" else "page.html"))]
 
 
 @pytest.mark.parametrize(
     ("kind", "told"),
     [
-        ("unfinished", "is trained: give the command that began it again"),
+        ("unfinished", "/run is not tested yet: protoclip test --config "),
+        ("nowhere", "no folder can be made at /proc/x: choose another place"),
         ("no run", "holds no results: give a run directory runs/NAME/HASH"),
         ("no common task", "have no task in common: test them on the same sets"),
         ("no page", "let --out end in .html"),
