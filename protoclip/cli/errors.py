@@ -5,6 +5,7 @@ and what the system refuses: no space, no permission. A ``ValueError`` out of a 
 """
 
 import errno
+import logging
 import sys
 from collections.abc import Callable
 
@@ -29,11 +30,12 @@ RESOLVING = "ValueError raised while resolving interpolation: "
 
 
 def exit_code(command: Callable[[], object]) -> int:
-    """Run a command; turn a user's mistake into one line on stderr.
+    """Run a command; turn a user's mistake into one line on stderr, where warnings are lines too.
 
     Returns:
         Exit code: 0, or 2 after a mistake.
     """
+    _show_warnings()
     try:
         command()
     except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
@@ -43,6 +45,24 @@ def exit_code(command: Callable[[], object]) -> int:
         print(f"error: {line}", file=sys.stderr)  # noqa: T201
         return 2
     return 0
+
+
+def _show_warnings() -> None:
+    """Each warning as a line on stderr, once: parts of a run are built more than once.
+
+    Without a handler, open_clip adds one of another format when it first logs.
+    """
+    seen: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        line = record.getMessage()
+        new = line not in seen
+        seen.add(line)
+        return new
+
+    handler = logging.StreamHandler()
+    handler.addFilter(is_new)
+    logging.basicConfig(format="%(message)s", handlers=[handler])
 
 
 def told(error: BaseException) -> str | None:

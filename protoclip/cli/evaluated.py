@@ -13,7 +13,8 @@ from omegaconf import DictConfig, open_dict
 
 from callbacks.evaluation import Evaluation
 from datamodules.unopened import UnopenedCorpus
-from protoclip.cli.compose import compose_config
+from protoclip.checkpoints import read_checkpoint
+from protoclip.cli.compose import SEARCHPATH, compose_config
 from protoclip.cli.resolvers import model_name
 from protoclip.cli.translate import untranslated
 from protoclip.runs import Run, checkpoint_in_run
@@ -21,7 +22,10 @@ from protoclip.towers.configs import FOLDER, HUB, WITH_WEIGHTS
 
 EVALUATION = ("evaluation", "set", "task")
 """Groups that say what a model is evaluated on."""
-HOW = ("ckpt", "runs", "trainer", "num_workers", "prefetch", "callbacks", "logger", "datamodule.evaluation_batch_size")
+HOW = (
+    *("ckpt", "runs", "trainer", "num_workers", "prefetch", "callbacks", "logger", "datamodule.evaluation_batch_size"),
+    SEARCHPATH,
+)
 """Options of how it is."""
 OPEN_CLIP = "open_clip"
 KEPT = ("tokenize", "image_size", "mean", "std", "interpolation", "resize_mode", "plan", "batch_size")
@@ -36,13 +40,15 @@ def compose_evaluation(words: Sequence[str]) -> DictConfig:
             ``towers=open_clip`` its own; other words mean the run that ``protoclip fit`` trains with them.
 
     Raises:
-        ValueError: words of the model beside one that is given, or towers without weights.
+        ValueError: words of the model beside one that is given, a file that is no checkpoint, towers without weights.
     """
     given = next((word.partition("=")[2] for word in words if word.startswith("ckpt=")), "null")
-    found = None if given == "null" else checkpoint_in_run(Path(given.strip("'\"")))
-    if found is not None:
-        return _of_run(words, *found)
-    if given == "null" and f"towers={OPEN_CLIP}" in words:
+    if given != "null":
+        path = Path(given.strip("'\""))
+        if found := checkpoint_in_run(path):
+            return _of_run(words, *found)
+        read_checkpoint(path)  # what is none is told before anything is made
+    elif f"towers={OPEN_CLIP}" in words:
         return _of_open_clip(words)
     return compose_config(words)
 

@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from protoclip.cli.collector import no_collection
-from protoclip.cli.compose import CONFIGS, refuse_doubled_sets
+from protoclip.cli.compose import CONFIGS, SEARCHPATH, refuse_doubled_sets, refuse_missing_folders
 from protoclip.cli.errors import exit_code
 
 
@@ -32,17 +32,22 @@ def train(argv: Sequence[str] | None = None) -> int:
             from protoclip.cli.experiment import run_experiment  # noqa: PLC0415 - torch and Lightning take seconds
 
         def run() -> None:
-            refuse_doubled_sets(HydraConfig.get().overrides.task)
+            words = HydraConfig.get().overrides
+            refuse_doubled_sets([*words.task, *(word for word in words.hydra if word.startswith(SEARCHPATH))])
             run_experiment(config)
 
         outcomes.append(exit_code(run))  # in a sweep the others go on
+
+    def started() -> None:
+        refuse_missing_folders(sys.argv[1:])
+        job()
 
     os.environ["HYDRA_FULL_ERROR"] = "1"
     words = sys.argv
     if argv is not None:  # Lightning runs this line again in each process that it starts
         sys.argv = [str(Path(sys.executable).with_name("protoclip-train")), *argv]
     try:
-        return max([exit_code(job), *outcomes])
+        return max([exit_code(started), *outcomes])
     finally:
         sys.argv = words
         GlobalHydra.instance().clear()

@@ -1,6 +1,8 @@
 """Models that are evaluated and not trained: a run's checkpoint, an exported folder, a model of open_clip."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,16 +59,31 @@ def test_a_run_says_what_its_model_is(run: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "protoclip-scenes" / rows[0]["run"] / "DONE").exists()
 
 
+SET = """# @package evaluation.test
+pictures: {mine: {_target_: datamodules.SOURCE}}
+tasks: {mine_zero_shot: {_target_: protoclip.evaluation.ZeroShot, pictures: mine}}
+"""
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of class folders, and a table of the same pictures."""
+    rows = ["path,label"]
+    for name, colour in {"red": (200, 0, 0), "green": (0, 200, 0)}.items():
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(3):
+            Image.new("RGB", (40, 32), colour).save(tmp_path / "photos" / name / f"{number}.png")
+            rows.append(f"{name}/{number}.png,{name}")
+    (tmp_path / "photos" / "table.csv").write_text("\n".join(rows), encoding="utf-8")
+    return tmp_path / "photos"
+
+
 PICTURES = "{_target_:datamodules.labelled_folders.ClassFolders,root:ROOT,templates:[TEMPLATE]}"
 TASK = "+evaluation.test.tasks.mine={_target_:protoclip.evaluation.NAME,pictures:mine}"
 
 
-def test_a_set_of_ones_own_in_two_lines(run: Path, tmp_path: Path, complain: Complain) -> None:
-    for name, colour in {"red": (200, 0, 0), "green": (0, 200, 0)}.items():
-        (tmp_path / "mine" / name).mkdir(parents=True)
-        for number in range(3):
-            Image.new("RGB", (40, 32), colour).save(tmp_path / "mine" / name / f"{number}.png")
-    pictures = PICTURES.replace("ROOT", str(tmp_path / "mine"))
+def test_a_set_of_ones_own_in_two_lines(run: Path, photos: Path, tmp_path: Path, complain: Complain) -> None:
+    pictures = PICTURES.replace("ROOT", str(photos))
     runs: set[Path] = set()
     for template in ("a photo of {}", "{} all over"):
         lines = [f"+evaluation.test.pictures.mine={pictures}".replace("TEMPLATE", f"'{template}'")]
@@ -83,12 +100,54 @@ def test_a_set_of_ones_own_in_two_lines(run: Path, tmp_path: Path, complain: Com
     assert {row["task"] for row in read_rows(new / "rows.jsonl")} - OF_TRAINING == {"mine"}
 
 
+@pytest.mark.parametrize(
+    "source", ["labelled_folders.ClassFolders, root: PHOTOS", "labelled_tables.LabelledTable, path: PHOTOS/table.csv"]
+)
+def test_a_set_of_ones_own_in_a_file(source: str, run: Path, photos: Path, tmp_path: Path, complain: Complain) -> None:
+    (tmp_path / "conf" / "set").mkdir(parents=True)
+    text = SET.replace("SOURCE", source.replace("PHOTOS", str(photos)))
+    (tmp_path / "conf" / "set" / "mine.yaml").write_text(text, encoding="utf-8")
+    place = f"hydra.searchpath=[file://{tmp_path / 'conf'}]"
+    argv = ["test", f"ckpt={run}", f"runs={tmp_path / 'runs'}", *HOW]
+    assert main([*argv, place, "set=[mine]"]) == 0
+    assert {row["task"] for row in rows_of(tmp_path / "runs")} - OF_TRAINING == {"mine_zero_shot"}
+    (made,) = (tmp_path / "runs").glob("*/*/")
+    assert features(made)["mine"].classnames == ("green", "red")
+    assert "hydra.searchpath: no folder file:///nowhere" in complain(
+        [*argv, "hydra.searchpath=[file:///nowhere]"], main
+    )
+    assert "set=mien: there is birdsnap" in complain([*argv, place, "set=[mien]"], main)
+    doubled = [*words(tmp_path / "more", place, "set=[mine]", "evaluation=mine")]
+    (tmp_path / "conf" / "evaluation").mkdir()
+    defaults = "defaults: [none, {/set: [mine]}, _self_]\n"
+    (tmp_path / "conf" / "evaluation" / "mine.yaml").write_text(defaults, encoding="utf-8")
+    assert "evaluation=mine has mine already" in complain(doubled)
+
+
 def test_nothing_to_evaluate_on(run: Path, tmp_path: Path, complain: Complain) -> None:
     argv = [f"ckpt={run}", f"runs={tmp_path}", *HOW, "set=[dtd]", f"evaluation.root={tmp_path}"]
     assert "put what torchvision's DTD reads" in complain(["test", *argv], main)
     assert "there is no validation set" in complain(["validate", *argv[:-1], "set=[scenes]"], main)
     part = ["predict", f"ckpt={run}", f"runs={tmp_path}", *HOW, "--trainer.limit_test_batches", "0.5"]
     assert "leave trainer.limit_test_batches out" in complain(part, main)
+
+
+def test_a_missing_set_is_told_once(run: Path, tmp_path: Path) -> None:
+    """In a process of its own: pytest has handlers that the command line has not."""
+    argv = [
+        "test",
+        f"ckpt={run}",
+        f"runs={tmp_path}",
+        *HOW,
+        "evaluation=scenes",
+        "set=[dtd]",
+        f"evaluation.root={tmp_path}",
+    ]
+    program = f"from protoclip.cli import main; raise SystemExit(main({argv}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    told = [line for line in done.stderr.splitlines() if "torchvision's DTD" in line]
+    assert len(told) == 1, done.stderr
+    assert told[0].startswith("missing and left out: dtd, dtd_train: ")
 
 
 def test_words_choose_the_evaluation_alone(run: Path, tmp_path: Path) -> None:
