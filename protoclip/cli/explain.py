@@ -6,11 +6,12 @@ from difflib import get_close_matches
 from inspect import signature
 from typing import Any
 
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
+from protoclip.cli.compose import group_options
 from protoclip.cli.translate import PLACES, nodes, origin
 
 _SECTIONS = {
@@ -29,8 +30,16 @@ _CLASSES = {
     "trainer": "pytorch_lightning.Trainer",
 }
 """What the sections that name no class are arguments of."""
+FREE = (
+    *(f"evaluation.{part}.{kind}" for part in ("validation", "test") for kind in ("pictures", "tasks")),
+    *(f"views.{kind}_views" for kind in ("image", "text", "region")),
+    *("terms", "heads", "banks", "temperatures", "phases", "teachers", "callbacks", "logger"),
+)
+"""Dicts whose entries users name."""
 _WRAPPING = ("Problem with given", "Does not validate", "Subtypes:", "Errors:", "Type collections.abc", "1 validation")
 """Lines of jsonargparse that lead to the next one."""
+FEW = 20
+"""Names that are listed where none is near."""
 _PLAIN = {"NoneType": "null", "Sequence": "a list", "tuple": "a list", "Mapping": "a dict"}
 """What types are called in YAML."""
 
@@ -106,7 +115,16 @@ def _wanted(reason: str, message: str) -> str:
             break
     kept = sorted({*names} - {"torch.Tensor"}, key=lambda name: (name == "NoneType", name))
     types = " or ".join(_PLAIN.get(name, name) for name in kept)
+    if found := re.search(r"module '?([\w.]+)'? has no attribute '(\w+)'", reason):
+        return _no_such_name(found[1], found[2])
     return f"expected {types}" if types not in {"", "null"} else reason
+
+
+def _no_such_name(module: str, name: str) -> str:
+    found = get_object(module)
+    names = [known for known in getattr(found, "__all__", dir(found)) if not known.startswith("_")]
+    near = nearest(name, names) or (f": there is {', '.join(names)}" if len(names) <= FEW else "")
+    return f"{module} has no {name}{near}"
 
 
 def _locate(resolved: Any, keys: Sequence[str], message: str) -> tuple[tuple[str, ...], Any]:
@@ -175,16 +193,30 @@ def explain_hydra(error: HydraException, known: Iterable[str]) -> str:
     """
     text = " ".join((str(error) or str(error.__cause__)).split())
     missing = error.missing_cfg_file if isinstance(error, MissingConfigException) else None
-    if isinstance(error, MissingConfigException) and missing and error.options:
-        group, _, option = missing.rpartition("/")
-        return f"{group}={option}: there is {', '.join(error.options)}{nearest(option, error.options)}"
+    group, _, option = (missing or "").rpartition("/")
+    found_by_hydra = error.options if isinstance(error, MissingConfigException) else None  # none of a list's options
+    if options := found_by_hydra or (group_options(group) if group else None):
+        return f"{group}={option}: there is {', '.join(options)}{nearest(option, options)}"
     if isinstance(error, OverrideParseException):
         return f"cannot read {error.override!r}: write option=value, with quotes around brackets, commas and spaces"
-    if isinstance(error, ConfigCompositionException) and (
-        found := re.search(r"Could not (?:override|delete from config\.) '([^']+)'", text)
-    ):
+    return _composition(text, known)
+
+
+def _composition(text: str, known: Iterable[str]) -> str:
+    """What is wrong with a word that adds, changes or removes an option."""
+    if found := re.search(r"already at '.+?'.* remove \+ prefix: '(.+?)' Or add", text):
+        return f"{found[1]} is there already: leave the + out"
+    if found := re.search(r"Could not (?:override|delete from config\.) '([^']+)'", text):
         word = found[1].split("=")[0].lstrip("+~").split("@")[0]
+        if "append to your config" in text and _may_be_added(word):
+            return f"{word}: there is no such option yet: put a + before it to add it"
         return f"{word}: there is no such option{nearest(word, known)}"
     if text.startswith("Ambiguous value"):
         return text.split(" 1. ")[0] + ": add -m for a sweep, or brackets for a list"
     return text
+
+
+def _may_be_added(option: str) -> bool:
+    """Whether an option is an entry of a dict, or an argument of a class that the defaults leave out."""
+    parent, _, name = option.rpartition(".")
+    return parent in FREE or (parent in _CLASSES and name in signature(get_object(_CLASSES[parent])).parameters)

@@ -39,8 +39,12 @@ def render_blocks(text: str, folder: Path) -> str:
         folder: where the paths of rows start.
 
     Raises:
-        ValueError: rows that cannot be read, or a column that they do not have.
+        ValueError: no block, rows that cannot be read, or a column that they do not have.
     """
+    if not any(kind.search(text) for kind in (_TABLE, _CLAIMS, _SPEED)):
+        raise ValueError(
+            "there is no block to fill: write <!-- table: ROWS | COLUMN=TITLE --> and <!-- end of table -->"
+        )
     text = _TABLE.sub(lambda match: _fill_table(match, folder), text)
     text = _CLAIMS.sub(lambda match: _fill_claims(match, folder), text)
     return _SPEED.sub(lambda match: _fill_speed(match, folder), text)

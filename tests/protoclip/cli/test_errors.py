@@ -69,6 +69,15 @@ def runs(kept: tuple[Path, Path]) -> Path:
             "method=protclip: there is clip, declip, defilip, distillation, filip, protoclip, pyramidclip, slip, "
             "teacher: did you mean 'protoclip'?",
         ),
+        ("set=[cifar11]", "set=cifar11: there is birdsnap, cars, cifar10, cifar100, coco, country211"),
+        ("set=[cifar11]", "ucf101: did you mean 'cifar10'?"),
+        ("teacher=[minilmm]", "teacher=minilmm: there is clip_image, clip_text, dino, minilm, roberta_large: did you"),
+        ("term=[tokns]", "simsiam, tokens: did you mean 'tokens'?"),
+        ("set=cifar11", "ucf101: did you mean 'cifar10'?"),
+        ("hydra.searchpath=[file:///nowhere]", "hydra.searchpath: no folder file:///nowhere: check the path"),
+        ("+towers.leff_blocks=1", "error: towers.leff_blocks=1 is there already: leave the + out\n"),
+        ("evaluation.test.pictures.mine={root:x}", "pictures.mine: there is no such option yet: put a + before it to"),
+        ("trainer.limit_test_batches=3", "trainer.limit_test_batches: there is no such option yet: put a + before it"),
         ("+terms.image_text.wieght=2", "terms.image_text.wieght: there is no such option: did you mean 'weight'?"),
         ("batch_size=[4", "cannot read 'batch_size=[4'"),
         ("method=clip,protoclip", "method=clip,protoclip': add -m for a sweep"),
@@ -125,6 +134,7 @@ def test_a_stage_without_a_checkpoint(stage: str, tmp_path: Path, complain: Comp
         (["runs", "nowhere"], "no runs in nowhere"),
         (["compare"], "needs arms: give experiment=demo"),
         (["table", "nowhere.md"], "no file nowhere.md"),
+        (["table", "conf/config.yaml"], "there is no block to fill: write <!-- table: "),
     ],
 )
 def test_wrong_commands(argv: list[str], line: str, complain: Complain) -> None:
@@ -160,6 +170,23 @@ def test_the_checkpoint_of_another_method(runs: Path, tmp_path: Path, complain: 
     assert "give the options that it was trained with, such as method" in line
 
 
+def of_no_run(folder: Path) -> dict[str, Path]:
+    """Files that are no checkpoints."""
+    (folder / "table.csv").write_text("path,label\n", encoding="utf-8")
+    torch.save({"weight": torch.zeros(2)}, folder / "weights.pt")
+    torch.save({"state_dict": {"weight": torch.zeros(2)}}, folder / "open_clip.pt")
+    return {path.name: path for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["table.csv", "weights.pt", "open_clip.pt"])
+def test_what_is_no_checkpoint(name: str, tmp_path: Path, complain: Complain) -> None:
+    path = of_no_run(tmp_path)[name]
+    line = complain(["test", *words(tmp_path / "runs", f"ckpt={path}")], main)
+    assert f"error: {path} is no checkpoint (" in line
+    assert line.endswith("): give runs/NAME/HASH, or a file in its checkpoints\n")
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_truncated_checkpoint_and_the_one_before(runs: Path, complain: Complain) -> None:
     argv = words(runs)
     run = the_run(runs)
@@ -193,6 +220,21 @@ def test_the_directory_of_another_run(runs: Path, complain: Complain) -> None:
 def test_runs_is_a_file(tmp_path: Path, complain: Complain) -> None:
     (tmp_path / "runs").touch()
     assert "choose a folder, such as runs=FOLDER" in complain(words(tmp_path / "runs"))
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["data", "check", "data=scenes", "--out", "/proc/x/found.json"],
+        ["data", "show", "data=scenes", "--out", "/proc/x/sheet.png"],
+        ["data", "convert", "data=scenes", "/proc/x/corpus"],
+        ["fit", *words(Path("/proc/x"))],
+    ],
+)
+def test_where_no_folder_can_be_made(argv: list[str], complain: Complain) -> None:
+    line = complain(argv, main)
+    assert "no folder can be made at /proc/x" in line
+    assert "choose another place" in line
 
 
 def test_a_full_disk(tmp_path: Path, complain: Complain, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,14 @@ from tests.conftest import Compose
         ("run.episodes=x", "run.episodes=x: should be a valid integer"),
         ("evaluation.every=0", "evaluation.every=0: should be 1 or more"),
         ("data.train._target_=datamodules.scenes.Scene", "data.train: Import path datamodules.scenes.Scene does"),
+        (
+            "+evaluation.test.tasks.x={_target_:protoclip.evaluation.ZeroShit,pictures:objects}",
+            "evaluation.test.tasks: protoclip.evaluation has no ZeroShit: did you mean 'ZeroShot'?",
+        ),
+        (
+            "+evaluation.test.pictures.x={_target_:datamodules.labelled_folders.Zzz,root:x}",
+            "evaluation.test.pictures: datamodules.labelled_folders has no Zzz: there is ",
+        ),
         ("callbacks.phase_timer=5", "callbacks.phase_timer=5: Not a valid subclass of Callback"),
     ],
 )
