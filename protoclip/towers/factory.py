@@ -1,11 +1,13 @@
 """Builds a pair of towers from the name of an open_clip config and what is changed in it."""
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
+from traceback import extract_tb
 from typing import Any
 
 from torch import nn
@@ -18,10 +20,12 @@ from protoclip.towers.regions import ClassToken, create_regions
 from protoclip.towers.text import TextPooling, TextTower
 
 NOT_WEIGHTS = (
-    *(RuntimeError, OSError, KeyError, EOFError, TypeError, ValueError, AttributeError),
+    *(RuntimeError, OSError, LookupError, EOFError, TypeError, ValueError, AttributeError),
     *(StopIteration, UnpicklingError),
 )
 """What open_clip and torch raise on files that are damaged, or of something else than the model."""
+NO_DOWNLOAD = "Failed to download weights for tag"
+"""What open_clip says where there is no network."""
 
 
 class Towers(nn.Module):
@@ -143,11 +147,11 @@ def create_towers(
 
 
 @contextmanager
-def _without_scratch_warning() -> Iterator[None]:
-    """open_clip warns of weights from scratch, which is what pretraining starts from."""
+def _without_needless_messages() -> Iterator[None]:
+    """open_clip warns of weights from scratch, which pretraining starts from, and logs the error that it raises."""
 
     def wanted(record: logging.LogRecord) -> bool:
-        return "No pretrained weights loaded" not in record.getMessage()
+        return not record.getMessage().startswith(("No pretrained weights loaded", NO_DOWNLOAD))
 
     root = logging.getLogger()
     root.addFilter(wanted)
@@ -177,7 +181,7 @@ def _build(name: str, config: Mapping[str, Any], pretrained: str | None) -> Any:
     changed = {key: value for key, value in config.items() if value != named.get(key)}
     weights = pretrained is not None or brings_weights
     try:
-        with _without_scratch_warning():
+        with _without_needless_messages():
             model = open_clip.create_model(
                 name, pretrained=pretrained, force_custom_text=True, require_pretrained=weights, **changed
             )
@@ -185,9 +189,21 @@ def _build(name: str, config: Mapping[str, Any], pretrained: str | None) -> Any:
             model.visual.set_input_size(model.visual.image_size)
     except (*NOT_WEIGHTS, SafetensorError) as error:
         settings = ", ".join(f"{key}={value}" for key, value in [("pretrained", pretrained), *changed.items()] if value)
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"cannot build {name} with {settings}: {type(error).__name__}: {reason}") from error
+        raise ValueError(f"cannot build {name} with {settings}: {_reason(error)}") from error
     return model
+
+
+def _reason(error: Exception) -> str:
+    """One line for those of torch and open_clip."""
+    text = " ".join(str(error).split())
+    if text.startswith(NO_DOWNLOAD):
+        return "the weights cannot be downloaded: give a file of them in place of the tag"
+    if text.startswith("Error(s) in loading state_dict"):
+        found = re.search(r'size mismatch for [\w.]+|\w+ key\(s\) in state_dict: "[^"]+"', text)
+        return f"the weights are of another model ({found[0] if found else text[:100]}): give those of this one"
+    if any(frame.name == "load_checkpoint" for frame in extract_tb(error.__traceback__)):
+        return "the file holds no weights that can be read: give another"
+    return f"{type(error).__name__}: {text[:300]}"
 
 
 def _checkpoint_gradients(model: Any) -> None:

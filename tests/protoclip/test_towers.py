@@ -325,13 +325,35 @@ def test_weights_from_a_file(tmp_path: Path) -> None:
     for key, value in loaded.state_dict().items():
         assert torch.equal(value, towers.state_dict()[key]), key
     with pytest.raises(
-        ValueError, match=r"cannot build small-vit with pretrained=.*, embed_dim=64: .* size mismatch"
+        ValueError,
+        match=r"small-vit with pretrained=.*, embed_dim=64: the weights are of another model .size mismatch for \S+",
     ) as caught:
         create_towers("small-vit", pretrained=str(tmp_path / "weights.pt"), embed_dim=64)
     assert "\n" not in str(caught.value)
     (tmp_path / "bad.pt").write_text("no weights")
-    with pytest.raises(ValueError, match=r"cannot build small-vit with pretrained=.*bad\.pt: "):
+    with pytest.raises(
+        ValueError,
+        match=r"cannot build small-vit with pretrained=.*bad\.pt: the file holds no weights that can be read",
+    ):
         create_towers("small-vit", pretrained=str(tmp_path / "bad.pt"))
+    (tmp_path / "text.csv").write_text("a,b\n" * 50)
+    with pytest.raises(ValueError, match=r"text\.csv: the file holds no weights that can be read: give another$"):
+        create_towers("small-vit", pretrained=str(tmp_path / "text.csv"))
+    torch.save({"visual.x": torch.zeros(3)}, tmp_path / "other.pt")
+    with pytest.raises(
+        ValueError, match=r'the weights are of another model \(Missing key\(s\) in state_dict: "\w+"\): '
+    ):
+        create_towers("small-vit", pretrained=str(tmp_path / "other.pt"))
+
+
+def test_a_tag_without_network(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(*_: object, **__: object) -> str:
+        raise FileNotFoundError("Failed to download file: no connection. Please check your connection and try again")
+
+    monkeypatch.setattr("open_clip.factory.download_pretrained", fail)
+    with pytest.raises(ValueError, match=r"yfcc15m: the weights cannot be downloaded: give a file of them in place"):
+        create_towers("RN50-quickgelu", pretrained="yfcc15m")
+    assert not caplog.records
 
 
 def test_unknown_weights_list_the_tags() -> None:
