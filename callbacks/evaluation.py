@@ -94,7 +94,8 @@ class Evaluation(Callback):
             self.tasks[part] = {name: task for name, task in self.tasks[part].items() if not absent & {*task.needs}}
             for name, task in self.tasks[part].items():
                 if missing := set(task.needs) - there:
-                    raise ValueError(f"task {name} needs evaluation.{part}.pictures.{', '.join(sorted(missing))}")
+                    needed = f"evaluation.{part}.pictures.{', '.join(sorted(missing))}"
+                    raise ValueError(f"task {name} needs {needed}: there is {', '.join(sorted(there)) or 'none'}")
             self.tasks[part] = {name: task for name, task in self.tasks[part].items() if task.applies(outputs)}
         self._stores, self._model = {}, None
         stores = stage == "test" and self.folder is not None and tests_all(trainer)

@@ -74,6 +74,10 @@ def _numbered(file: Path, cells: Sequence[str], names: list[str] | None) -> tupl
     elif names is None:
         names = sorted({*cells})
     if whole and not {*cells} <= {*names}:
+        for row, cell in enumerate(cells, start=1):
+            if not 0 <= int(cell) < len(names):
+                told = f"{file}: row {row}: label {cell} is not in 0..{len(names) - 1}"
+                raise ValueError(f"{told}: mend it, or give all class names")
         return [int(cell) for cell in cells], names
     numbers = {name: number for number, name in enumerate(names)}
     doubled = {name: count for name, count in Counter(names).items() if count > 1}

@@ -31,7 +31,7 @@ from datamodules.writers import (
 from protoclip.caches import Sample
 from protoclip.cli.compose import compose_config
 from protoclip.cli.corpus import corpus_samples, drawn, packed, training_pairs
-from protoclip.files import sync_folder
+from protoclip.files import make_folder, sync_folder
 
 WRITERS: Mapping[str, Callable[[Path, int], PairWriter]] = {
     "shards": ShardWriter,
@@ -73,7 +73,7 @@ class Selection:
             console: where a bar is while its numbers are read.
 
         Raises:
-            ValueError: a number is below 1, ``top`` is without ``by``, or fewer pairs have such a number.
+            ValueError: a number is below 1 or above the pairs that have one, or ``top`` is without ``by``.
         """
         if (self.top is None) != (self.by is None):
             raise ValueError("--top and --by go together, such as --top 1000000 --by similarity: give both, or neither")
@@ -81,6 +81,8 @@ class Selection:
         if self.top is not None and self.by is not None:
             chosen = _highest(source, self.top, self.by, console)
         if self.subset is not None:
+            if self.subset > len(chosen):
+                raise ValueError(f"--subset {self.subset} of {len(chosen)} pairs: give a smaller one, or leave it out")
             places = drawn(len(chosen), self.subset, self.seed, "--subset")
             chosen = array("q", (chosen[place] for place in places))
         return chosen
@@ -148,7 +150,7 @@ def _appearing(out: Path) -> Iterator[Path]:
     if out.exists() or out.is_symlink():
         raise ValueError(f"{out} is there already: choose a new folder, or remove it")
     folder = out.with_name(f".{out.name}.partial")
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     try:
         folder.mkdir()
     except FileExistsError:

@@ -14,7 +14,8 @@ from datamodules.episodes import EpisodeSampler, SampleKey
 from datamodules.views import MEAN, STD, to_pixels
 from protoclip.cli.build import build_datamodule, check_settings
 from protoclip.cli.compose import chosen_option, compose_config
-from protoclip.cli.corpus import with_places
+from protoclip.cli.corpus import training_pairs
+from protoclip.files import make_folder
 from protoclip.reports.samples import SampleRow, sample_sheet
 from protoclip.tokenizer import Tokenizer
 
@@ -28,7 +29,7 @@ def show_pairs(
     """Write a sheet of the first pairs of episode 0, each as it is and under several draws of every view.
 
     The draws are those that a pair in this place has in the passes of episode 0, of episode 1 and so on: the first two
-    are what a run of these words extracts features from and trains on.
+    are what a run of these words extracts features from and trains on. Of a corpus smaller than an episode, all is one.
 
     Args:
         words: Hydra overrides; ``views=none,light`` shows several named views side by side.
@@ -38,25 +39,28 @@ def show_pairs(
         console: where to print.
 
     Raises:
-        ValueError: less than one pair or draw, or a file of no format.
+        ValueError: less than one pair or draw, or a file of no format or in no folder.
     """
     if pairs < 1 or draws < 1:
         raise ValueError(f"{pairs} pairs and {draws} draws are nothing to show: set --pairs and --draws to 1 or more")
     if path.suffix.removeprefix(".") not in Figure().canvas.get_supported_filetypes():
         raise ValueError(f"{path} is not named as a picture file: end --out in .png, .pdf or .svg")
+    make_folder(path.parent)
     configs = _by_views(words)
     for config in configs.values():
         check_settings(config)
+    size = len(training_pairs(next(iter(configs.values()))))
+    for config in configs.values():
+        if not config.episode.replacement:  # a corpus too small to train on can be looked at
+            config.episode.size = min(config.episode.size, size)
+            config.batch_size = min(config.batch_size, size)
     datamodules = {name: build_datamodule(config) for name, config in configs.items()}
-    for datamodule in datamodules.values():
-        with_places(datamodule.corpus)
     for datamodule in datamodules.values():
         datamodule.dataset = datamodule.dataset.only(datamodule.dataset.made)  # refuses what cannot be made
     plan, config = next(iter(datamodules.values())).plan, next(iter(configs.values()))
     keys = list(EpisodeSampler(plan, purpose=PASSES[0], batch_size=1))[:pairs]
     passes = [(draw // len(PASSES), PASSES[draw % len(PASSES)]) for draw in range(draws)]
     rows = [_row(key, datamodules, passes, config) for key in keys]
-    path.parent.mkdir(parents=True, exist_ok=True)
     sample_sheet(
         path,
         rows,

@@ -311,7 +311,7 @@ def test_a_task_on_a_set_that_is_not_there_is_refused_before_the_first_step(tmp_
     counting = Counting(evaluation_of(built))
     evaluation_of(built).tasks[stage] = {"mine": KNN("objects", "absent")}
     built.datamodule.validation = built.datamodule.test = {"objects": sources()["objects"]}
-    with pytest.raises(ValueError, match=f"mine needs evaluation.{stage}.pictures.absent") as caught:
+    with pytest.raises(ValueError, match=f"{stage}.pictures.absent: there is objects") as caught:
         built.fit(counting)
     assert "\n" not in str(caught.value)
     assert counting.steps == 0

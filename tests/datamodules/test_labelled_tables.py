@@ -60,8 +60,12 @@ def test_other_columns_and_another_folder(folder: Path) -> None:
     [
         (["dog", "cat", "cow"], ["dog", "cat"], r"row 3: label 'cow' is not in classnames: mend one of them$"),
         (["dog", "cat", "cat"], ["cat", "dog", "cat"], r"row 2: 2 classes are called 'cat': give labels as numbers$"),
-        ([0, 1, 5], ["dog", "cat"], r"label 5 is not in 0\.\.1: mend the labels"),
-        ([0, 1, -1], None, r"label -1 is not in 0\.\.1"),
+        (
+            [0, 1, 5],
+            ["dog", "cat"],
+            r"table\.jsonl: row 3: label 5 is not in 0\.\.1: mend it, or give all class names$",
+        ),
+        ([0, 1, -1], None, r"row 3: label -1 is not in 0\.\.1"),
         ([0, 2, 2], None, r"1 of 3 classes have no picture, such as '1'"),
         ([0, 0, 10**12], None, r"label 1000000000000 is not in 0\.\.3"),
         (["dog", "dog", "dog"], ["dog", "cat"], r"1 of 2 classes have no picture, such as 'cat'"),

@@ -170,6 +170,7 @@ def test_pictures_that_are_drawn_lose_nothing(tmp_path: Path) -> None:
         (["--top", "5", "--by", "similarity"], "--top 5: 4 of 5 pairs have a number 'similarity'"),
         (["--top", "2", "--by", "similar"], "has no column 'similar'"),
         (["--subset", "0"], "--subset 0 is nothing to read"),
+        (["--subset", "6"], "--subset 6 of 5 pairs: give a smaller one, or leave it out"),
         (["--per-shard", "0"], "--per-shard 0: give 1 or more"),
         (["--to", "zip"], "invalid choice: 'zip'"),
     ],

@@ -132,3 +132,10 @@ def test_mistakes_in_one_line(words: tuple[str, ...], told: str, capsys: pytest.
     error = capsys.readouterr().err
     assert told in error
     assert error.count("\n") == 1
+
+
+def test_a_corpus_smaller_than_an_episode(tmp_path: Path, sheets: list[dict[str, Any]]) -> None:
+    words = ["data.num_pairs=5", "episode.size=16", "batch_size=8", "views=none", "towers.image_size=32"]
+    assert main(["data", "show", *words, "--out", str(tmp_path / "sheet.png")]) == 0
+    (sheet,) = sheets
+    assert len(sheet["rows"]) == 5
