@@ -20,6 +20,7 @@ DOCS = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob
 BLOCKS = [block for text in (README, *DOCS) for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL)]
 LINES = [shlex.split(line, comments=True) for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]
 COMMANDS = [words for words in LINES if words]
+OWN_SETS = [block for text in DOCS for block in re.findall(r"```yaml\n(# @package .*?)```", text, re.DOTALL)]
 OURS = [words for words in COMMANDS if words[0] in {"protoclip", "protoclip-train"}]
 
 
@@ -50,9 +51,12 @@ def test_make_targets_exist() -> None:
 
 
 @pytest.mark.parametrize("words", OURS, ids=" ".join)
-def test_commands_compose(words: list[str]) -> None:
+def test_commands_compose(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "mine.yaml").write_text(OWN_SETS[0], encoding="utf-8")
     flags = next((place for place, word in enumerate(words) if word.startswith("--")), len(words))
     overrides = [word for word in words[1:flags] if "=" in word]  # the others are commands, -m and folders
+    overrides = [word.replace("file://FOLDER", f"file://{tmp_path}") for word in overrides]
     with initialize_config_module("conf", version_base="1.3"):
         assert compose("config", overrides=overrides).method
 

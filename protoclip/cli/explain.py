@@ -212,7 +212,7 @@ def _composition(text: str, known: Iterable[str]) -> str:
             return f"{word}: there is no such option yet: put a + before it to add it"
         return f"{word}: there is no such option{nearest(word, known)}"
     if text.startswith("Ambiguous value"):
-        return text.split(" 1. ")[0] + ": add -m for a sweep, or brackets for a list"
+        return text.partition(" 1. ")[0] + ": add -m for a sweep, or brackets for a list"
     return text
 
 
