@@ -107,7 +107,7 @@ def test_a_stream_finds_its_summaries_by_key(
     assert stream is not None
     captions = {pair.index: " ".join(pair.captions[0].split()[:6]) for pair in stream.every(lambda _: None)}
     assert len(set(captions.values())) == 24
-    seen = []
+    seen: list[int] = []
     for batch in datamodule.train_dataloader():
         seen += batch["index"].tolist()
         expected = datamodule.tokenize([captions[index] for index in batch["index"].tolist()])
