@@ -16,15 +16,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
-import numpy as np
 import open_clip
 import torch
 from open_clip_train import data as open_clip_data  # type: ignore[import-untyped]
-from PIL import Image
 from torch.utils.data import default_collate
 from webdataset.tariterators import tar_file_expander
 
 from benchmarks.measure import Measured, arguments, interleaved, seconds, write
+from benchmarks.photos import photo
 from benchmarks.runs import TOY, composed
 from datamodules import datasets
 from datamodules.datamodule import ImageTextDataModule
@@ -34,22 +33,6 @@ from protoclip.cli.build import build_datamodule
 TARGET = 1 / 1.3
 CAPTION = "a brown dog runs over the wet grass towards the camera, number {}"
 SHARDS = 4
-
-
-def photo(seed: int, width: int, height: int) -> bytes:
-    """A JPEG with the spectrum of a photo: the finer the detail, the fainter, and some grain."""
-    generator = np.random.default_rng(seed)
-    pixels = 8 * generator.standard_normal((height, width, 1)).repeat(3, 2)
-    for octave in range(1, 9):
-        noise = generator.standard_normal((3, 2**octave, 2**octave)).astype(np.float32)
-        grown = [
-            np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BICUBIC)) for plane in noise
-        ]
-        grey, *colours = grown
-        pixels += 80 / 2 ** (0.9 * octave) * np.stack([grey, *(grey + colour / 2 for colour in colours)], 2)
-    buffer = io.BytesIO()
-    Image.fromarray((pixels + 120).clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
 
 
 def write_shards(folder: Path, *, pairs: int, photos: int, size: tuple[int, int]) -> float:

@@ -1,32 +1,42 @@
 """What a manifest costs as it grows: opening it, a worker's memory, and the data side of a refresh.
 
 A table of synthetic rows is written to a temporary folder, which wants 2 GB at ten million rows. Each figure is taken
-in a process of its own. A worker's memory is what it shares with no other process (``Private_Clean`` and
-``Private_Dirty``), torch's own included; a refresh draws its m pairs and reads a caption of each. Every table is in
-the page cache when the clock starts: what a disk takes to bring back pages that the system gave away is the disk's.
+in a process of its own. A worker is one of a training: it decodes and crops the picture of each pair and tokenises a
+caption. Its memory is what it shares with no other process (``Private_Clean`` and ``Private_Dirty``), torch's own
+included. Of a refresh only the data side is measured: its m pairs are drawn, and a caption of each is read. The rest of
+it, extraction and clustering, knows the m pairs alone, and costs the same whatever corpus they are of. Every table is
+in the page cache when the clock starts: what a disk takes to bring back pages that the system gave away is the disk's.
 """
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import Any, Literal
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch import Tensor
+from torch.utils.data import default_collate, get_worker_info
 
 from benchmarks.measure import Measured, arguments, isolated, peak_memory_mb, seconds, write
-from datamodules.episodes import EpisodePlan, EpisodeSampler, SampleKey
+from benchmarks.photos import photo
+from benchmarks.runs import TOY, composed
+from datamodules.episodes import EpisodePlan
 from datamodules.manifests import ManifestPairs
+from protoclip.cli.build import build_datamodule
 
 WORDS = ["a", "photo", "of", "the", "small", "red", "dog", "that", "runs", "on", "green", "grass", "by", "houses"]
 EPISODES = 3
 SMALL = 10_000
 """Pairs of a manifest that costs next to nothing."""
+PHOTOS = 16
+"""Pictures on the disk."""
 Draw = Literal["independent", "partition"]
 
 
@@ -104,60 +114,69 @@ def measure_openings(path: Path, rows: int, repeats: int, *, quick: bool) -> lis
     ]
 
 
-class Captions(Dataset[str]):
-    """A caption of each pair of an episode."""
+class FewPhotos(ManifestPairs):
+    """A manifest of any number of pictures, where the disk has a few, each of them for many."""
 
-    def __init__(self, path: Path) -> None:
-        self.source = ManifestPairs(path, cache_dir=path.parent / "cache")
-
-    def __getitem__(self, key: SampleKey) -> str:
-        return self.source.captions(key.index)[0]
+    def file(self, index: int) -> Path:
+        """One of the few."""
+        return self._root / f"{index % PHOTOS}.jpg"
 
 
-def own_memory(_: list[str]) -> tuple[int, float]:
-    """This worker and the memory in MB that is its alone."""
+def with_memory(samples: list[dict[str, Any]]) -> tuple[dict[str, Tensor], int, float]:
+    """The batch that a training gets, this worker, and the memory in MB that is its alone."""
+    batch: dict[str, Tensor] = default_collate(samples)
     fields = (line.split() for line in Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines())
     private = sum(int(words[1]) for words in fields if words[0] in {"Private_Clean:", "Private_Dirty:"})
     worker = get_worker_info()
     assert worker is not None
-    return worker.id, private / 1024
+    return batch, worker.id, private / 1024
 
 
-def worker_memory(path: Path, size: int) -> tuple[list[float], list[dict[int, float]]]:
-    """Seconds of each episode, and what each worker holds at its end."""
-    dataset = Captions(path)
-    plan = EpisodePlan(len(dataset.source), size)
-    sampler = EpisodeSampler(plan, purpose="extract", batch_size=size)
-    loader = DataLoader(
-        dataset,
-        batch_size=100,
-        sampler=sampler,
-        num_workers=2,
-        persistent_workers=True,
-        collate_fn=own_memory,
-        multiprocessing_context="fork",  # as in training; in a process that was spawned it is not the default
-    )
+def worker_memory(path: Path, size: int, *, quick: bool) -> tuple[list[float], list[dict[int, float]]]:
+    """Seconds of each episode, and the most that each worker held in it."""
+    folder = path.parent
+    width, height = (64, 48) if quick else (500, 375)
+    for number in range(PHOTOS):
+        (folder / f"{number}.jpg").write_bytes(photo(number, width, height))
+    words = ["method=clip", "data=manifest", f"data.path={path}", f"+data.train.cache_dir={folder}/cache", "views=crop"]
+    words += ["data.train._target_=benchmarks.scale.FewPhotos", f"episode.size={size}", "num_workers=2"]
+    words += [*TOY, "batch_size=20"] if quick else ["towers=vit_b_32", "batch_size=100"]
+    with patch.dict(os.environ, PROTOCLIP_CACHE=f"{folder}/tokens"):
+        datamodule = build_datamodule(composed(*words, runs=str(folder)))
+    loader: Any = datamodule.train_dataloader()
+    loader.multiprocessing_context = "fork"  # as in training; in a process that was spawned it is not the default
+    loader.collate_fn = with_memory
     taken, held = [], []
     for episode in range(EPISODES):
-        sampler.set_epoch(episode)
-        last: dict[int, float] = {}
-        taken.append(seconds(lambda: last.update(iter(loader))))  # noqa: B023 (called at once)
-        held.append(last)
+        loader.sampler.set_epoch(episode)
+        most: dict[int, float] = {}
+        taken.append(seconds(lambda: keep_most(loader, most)))  # noqa: B023 (called at once)
+        held.append(most)
     return taken, held
 
 
+def keep_most(batches: Iterable[tuple[dict[str, Tensor], int, float]], most: dict[int, float]) -> None:
+    """Go through an episode, and note the most memory of each worker."""
+    for batch, worker, memory in batches:
+        assert batch["image"].ndim == 4
+        most[worker] = max(memory, most.get(worker, 0.0))
+
+
 def measure_workers(path: Path, rows: int, size: int, *, quick: bool) -> Measured:
-    """Two workers that read captions."""
-    taken, held = isolated(partial(worker_memory, path, size), quick=quick)
+    """Two workers that make the batches of a training."""
+    taken, held = isolated(partial(worker_memory, path, size, quick=quick), quick=quick)
     return Measured(
         name="manifest/worker_memory",
         seconds=taken,
         sizes={"rows": rows, "episode_size": size, "workers": 2},
-        memory_mb=max(held[-1].values()),
+        memory_mb=max(max(workers.values()) for workers in held),
         details={
-            f"mb_episode_{episode}_worker_{worker}": memory
-            for episode, workers in enumerate(held)
-            for worker, memory in sorted(workers.items())
+            "aim_mb": 200.0,
+            **{
+                f"mb_episode_{episode}_worker_{worker}": memory
+                for episode, workers in enumerate(held)
+                for worker, memory in sorted(workers.items())
+            },
         },
     )
 
@@ -178,7 +197,7 @@ def refreshes(paths: dict[int, Path], size: int, draw: Draw, repeats: int) -> di
 
 
 def measure_refresh(paths: dict[int, Path], size: int, draw: Draw, repeats: int, *, quick: bool) -> list[Measured]:
-    """Corpora of growing size beside the smallest."""
+    """The data side of a refresh, without extraction and clustering: corpora of growing size beside the smallest."""
     found = isolated(partial(refreshes, paths, size, draw, repeats), quick=quick)
     smallest, *_ = found
     totals = {rows: [sum(parts) for parts in taken] for rows, taken in found.items()}
