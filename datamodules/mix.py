@@ -4,10 +4,10 @@ import hashlib
 import json
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,11 @@ class MixedPairs(PairSource):
         _, source, place = self._at(index)
         file: Path | None = source.file(place)
         return file
+
+    @property
+    def files(self) -> Iterable[Path]:
+        """All files of all sources."""
+        return chain.from_iterable(source.files for source in self.sources.values())
 
     def fields(self, index: int) -> Mapping[str, Any]:  # noqa: D102
         _, source, place = self._at(index)

@@ -46,6 +46,7 @@ class ShardIndex:
     Attributes:
         extensions: of all files.
         shards: how many there are, with those that are missing.
+        files: the shards that are there.
         faults: what is wrong with shards, and files that are there twice.
         fingerprint: SHA-256 of names, keys, sizes and small files (captions, labels); not of folders, times, pixels.
 
@@ -58,6 +59,7 @@ class ShardIndex:
         missing: list[Fault] = []
         files = [file.absolute() for file in matching_files(shards, report=missing.append)]
         self.shards = len(files) + len(missing)
+        self.files = files
         self._names = [file.name for file in files]
         states = [_state(file.stat()) for file in files]
         table = shard_table(files, folder)

@@ -47,6 +47,11 @@ class _ShardPictures(Pictures):
         """The RGB picture of a sample; an UnreadableSample where it is broken."""
         return decode_picture(self.encoded(index), self._index.name(int(self._samples[index])))
 
+    @property
+    def files(self) -> list[Path]:
+        """The shards."""
+        return self._index.files
+
     def encoded(self, index: int) -> bytes:
         """The picture's file; an UnreadableSample where the shard is gone."""
         return self._index.read(int(self._samples[index]), self._pictures[index])

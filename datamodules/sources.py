@@ -1,8 +1,9 @@
 """What the rest of the project asks of a corpus. A source is random access, picklable and holds no random state."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
@@ -82,6 +83,32 @@ class Pictures(ABC):
     def label(self, index: int) -> int:
         """The class of a sample, -1 where the corpus has none."""
 
+    def file(self, index: int) -> Path | None:
+        """Where the picture is a file by itself; None where it lies in an archive, or is none."""
+        return None
+
+    @property
+    def files(self) -> Iterable[Path]:
+        """All files that pictures are read from."""
+        return (file for index in range(len(self)) if (file := self.file(index)) is not None)
+
+    @property
+    def content(self) -> str:
+        """Hash of the fingerprint, and of when the files were last written: it tells other pictures of the same sizes.
+
+        A copy has the fingerprint of the original, whose results are found again, but may have other times.
+        """
+        times = np.fromiter(map(_written, self.files), np.int64)
+        return sha256(self.fingerprint.encode() + times.tobytes()).hexdigest()
+
+
+def _written(file: Path) -> int:
+    """Nanoseconds; -1 of a file that is missing, which reading tells."""
+    try:
+        return file.stat().st_mtime_ns
+    except OSError:
+        return -1
+
 
 class Corpus(ABC):
     """What is trained on: a ``PairSource`` or a ``PairStream``.
@@ -134,10 +161,6 @@ class PairSource(Pictures, Corpus):
         Raises:
             UnreadableSample: it is missing.
         """
-        return None
-
-    def file(self, index: int) -> Path | None:
-        """Where the picture is a file by itself; None where it lies in an archive."""
         return None
 
     def fields(self, index: int) -> Mapping[str, Any]:

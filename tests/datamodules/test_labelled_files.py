@@ -1,3 +1,4 @@
+import os
 import pickle
 from pathlib import Path
 
@@ -44,6 +45,17 @@ def test_the_fingerprint_is_of_paths_sizes_labels_and_names(folder: Path) -> Non
     (moved / "c.png").write_bytes(b"other")
     seen.append(files(moved).fingerprint)
     assert len({*seen}) == 4
+
+
+def test_the_content_is_also_of_the_times_of_the_files(folder: Path) -> None:
+    source = files(folder)
+    seen = {source.content}
+    os.utime(folder / "c.png", ns=(1, 1))
+    assert source.fingerprint == files(folder).fingerprint
+    seen |= {files(folder).content, files(folder, (1, 0, 0)).content}
+    assert len(seen) == 3
+    (folder / "c.png").unlink()
+    assert source.content not in seen
 
 
 def test_what_does_not_fit_is_told_in_one_line(folder: Path) -> None:

@@ -1,6 +1,8 @@
+import os
 import pickle
 from collections import Counter
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -94,6 +96,20 @@ def test_the_fingerprint_is_that_of_names_sources_and_shares() -> None:
     ]
     assert len({mixed.fingerprint for mixed in mixes}) == 5
     assert MixedPairs({"x": one, "y": other}, {"x": 6, "y": 2}).fingerprint == mixes[0].fingerprint
+
+
+def test_the_content_is_also_of_the_times_of_all_files(tmp_path: Path) -> None:
+    class Files(Words):
+        def file(self, index: int) -> Path:
+            return tmp_path / self.name
+
+    mixed = MixedPairs({"x": Files("a", 3), "y": Files("b", 1)})
+    seen = [mixed.content]
+    for time, name in enumerate("ab"):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, ns=(time, time))
+        seen.append(mixed.content)
+    assert len({*seen}) == 3
 
 
 MISTAKES: dict[str, Callable[[], object]] = {
