@@ -88,7 +88,7 @@ class ImageTextCLI(LightningCLI):
             checked = self.hydra is not None and not self.flags and self.run_dir is None
             parsed = self.settings if checked else self._parse(parser, self.settings)
             self._check_flags(parsed)
-            datamodule = instantiate(ImageTextDataModule, parsed["data"], "data")
+            self.datamodule = datamodule = instantiate(ImageTextDataModule, parsed["data"], "data")
             ckpt = parsed.pop("ckpt_path", None)
             self.ckpt = None if ckpt is None else _existing(ckpt)
             self.run = self._find_run(parser, parsed, datamodule)
@@ -134,7 +134,10 @@ class ImageTextCLI(LightningCLI):
                 raise ValueError(f"{self.run.path} holds another run ({told}): give another --run_dir")
 
     def instantiate_classes(self) -> None:
-        """Build the parts; a mistake is told as its constructor tells it."""
+        """Build the parts but for the data, which are there; a mistake is told as its constructor tells it."""
+        datamodule = self.datamodule
+        del self.config[self.stage]["data"]
+        self.parser.add_instantiator(lambda *_, **__: datamodule, ImageTextDataModule, prepend=True)
         with first_cause():
             super().instantiate_classes()
 
