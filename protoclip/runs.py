@@ -30,6 +30,7 @@ from protoclip.reports.rows import Row, append_rows, read_rows
 ROWS = "rows.jsonl"
 FEATURES = "features"
 SETTINGS = "lightning.yaml"
+LOCK = ".lock"
 CHECKPOINTS = "checkpoints"
 HASHED = ("model", "datamodule", "trainer", "callbacks", "run", "extra")
 """The parts of a config that a run is built from, and what was set beside it; the other groups only feed them."""
@@ -140,7 +141,7 @@ class Run:
     @property
     def locked(self) -> bool:
         """Whether a process is writing the run."""
-        if not (self.path / ".lock").exists():
+        if not (self.path / LOCK).exists():
             return False
         try:
             with self.lock():
@@ -154,14 +155,17 @@ class Run:
     def lock(self) -> Iterator[None]:
         """Keep other processes from writing the run during the body; the first process of several holds the lock.
 
+        A body that writes nothing, such as one that ends with a mistake, leaves no directory.
+
         Raises:
             RunLockedError: another process writes it.
         """
         if getattr(rank_zero_only, "rank", 0):
             yield
             return
+        made = [self.path, *(folder for folder in self.path.parents if not folder.exists())]
         make_folder(self.path)
-        lock = FileLock(self.path / ".lock")
+        lock = FileLock(self.path / LOCK)
         try:
             lock.acquire(blocking=False)
         except Timeout:
@@ -169,6 +173,11 @@ class Run:
         try:
             yield
         finally:
+            if [*self.path.iterdir()] == [self.path / LOCK]:
+                (self.path / LOCK).unlink()
+                for folder in made:
+                    if not any(folder.iterdir()):
+                        folder.rmdir()
             lock.release()
 
     @rank_zero_only

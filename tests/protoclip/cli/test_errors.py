@@ -166,6 +166,7 @@ def test_the_checkpoint_of_another_method(runs: Path, tmp_path: Path, complain: 
     shutil.copy(last, ckpt)
     clip = [word for word in words(tmp_path / "other", "method=clip", f"ckpt={ckpt}") if "prototype" not in word]
     line = complain(["test", *clip], main)
+    assert not (tmp_path / "other").exists()
     assert "terms image_text, prototype; here image_text" in line
     assert "give the options that it was trained with, such as method" in line
 
