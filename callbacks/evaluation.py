@@ -1,7 +1,7 @@
 """Runs evaluation tasks during fit and in test, on one extraction pass per picture set.
 
 Of several processes each extracts some of the batches; rank 0 scores them all, and its metrics are everyone's. In test
-the features go to the disk, batch by batch, and what is there already is not extracted again (see
+the features go to the disk, batch by batch, and what is there already, by whatever run, is not extracted again (see
 ``protoclip.evaluation.feature_store``).
 """
 
@@ -23,7 +23,7 @@ from datamodules.datamodule import ImageTextDataModule, nothing
 from datamodules.sources import Pictures
 from protoclip.distributed import gather, on_rank_zero, rank
 from protoclip.evaluation import Extracted, Task
-from protoclip.evaluation.feature_store import FeatureStore, model_identity, read_features
+from protoclip.evaluation.feature_store import FeatureStore, PromptStore, StoredSet, model_identity, read_features
 from protoclip.module import ImageTextPretraining
 
 LEFT_OUT = ("pooled", "token_mask")
@@ -53,12 +53,13 @@ class Evaluation(Callback):
     Args:
         validation: tasks by name that run during fit; their metrics are logged as ``validation/<task>/<metric>``.
         test: tasks by name that run in test.
-        folder: of the features of the test, a folder for each set; None keeps them in memory.
+        folder: of stored features, those of all runs; None keeps the test's in memory.
 
     Attributes:
         results: of the last test, by task; a task that the model has no features for is left out.
         failed: of the last test, what tasks said that could not score.
         extracted: features of the last pass, by picture set, on rank 0 alone.
+        stored: where those of the last test are, by picture set, on rank 0 alone; nothing where they are in memory.
         scores: whether the test's tasks run; without, its features are extracted alone.
     """
 
@@ -73,10 +74,12 @@ class Evaluation(Callback):
         self.results: dict[str, TaskResult] = {}
         self.failed: dict[str, str] = {}
         self.extracted: dict[str, Extracted] = {}
+        self.stored: dict[str, StoredSet] = {}
         self.scores = True
         self._parts: dict[int, list[dict[str, Tensor]]] = defaultdict(list)
         self._stores: dict[str, FeatureStore] = {}
-        self._model: str | None = None
+        self._model = ""
+        self._contents: dict[str, str] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leave out tasks on sets that are not on the disk, or of heads that the model lacks; refuse unknown sets.
@@ -97,13 +100,18 @@ class Evaluation(Callback):
                     needed = f"evaluation.{part}.pictures.{', '.join(sorted(missing))}"
                     raise ValueError(f"task {name} needs {needed}: there is {', '.join(sorted(there)) or 'none'}")
             self.tasks[part] = {name: task for name, task in self.tasks[part].items() if task.applies(outputs)}
-        self._stores, self._model = {}, None
+        self._stores, self.stored = {}, {}
         stores = stage == "test" and self.folder is not None and tests_all(trainer)
         datamodule.done = partial(self._begin, trainer) if stores else nothing
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Leave the datamodule as it was."""
+        """Leave the datamodule as it was, and the stored features to other processes."""
         trainer.datamodule.done = nothing  # type: ignore[attr-defined]
+        self._close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Leave the stored features to other processes."""
+        self._close()
 
     def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """Keep a batch's features."""
@@ -121,23 +129,38 @@ class Evaluation(Callback):
         """Score the test sets."""
         self.results = self._score("test", pl_module)
 
+    def _close(self) -> None:
+        for store in self._stores.values():
+            store.close()
+
     def _begin(self, trainer: pl.Trainer, name: str) -> list[int]:
         """The batches of a test set that are stored: asked for when the weights are loaded, and no loader is made."""
         module, datamodule = trainer.lightning_module, trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(module, ImageTextPretraining)
         assert self.folder is not None
-        self._model = self._model or on_rank_zero(lambda: model_identity(module.towers, module.heads))
-        identity = {"model": self._model, "precision": str(trainer.precision), **datamodule.evaluation_inputs}
-        pictures, size = datamodule.test[name], datamodule.evaluation_batch_size
-        store = FeatureStore(
-            Path(self.folder) / name,
-            {**identity, "set": pictures.fingerprint},
-            {task.output for task in self._tasks_on("test", name)},
-            len(pictures),
-            size,
-        )
-        self._stores[name] = store
-        return on_rank_zero(store.begin)
+        if not self._stores:
+            self._model = on_rank_zero(lambda: model_identity(module.towers, module.heads))
+            self._contents = on_rank_zero(lambda: {name: found.content for name, found in datamodule.test.items()})
+        same = [other for other, content in self._contents.items() if content == self._contents[name]]
+        if begun := next((self._stores[other] for other in same if other in self._stores), None):
+            self._stores[name] = begun
+            return [*range(begun.batches)]
+        identity = {**self._computed(module), **datamodule.evaluation_inputs, "set": self._contents[name]}
+        outputs = frozenset(task.output for other in same for task in self._tasks_on("test", other))
+        size, batch_size = len(datamodule.test[name]), datamodule.evaluation_batch_size
+        store = self._stores[name] = FeatureStore(Path(self.folder), identity, outputs, size, batch_size)
+        done, store.outputs = on_rank_zero(lambda: (store.begin(), store.outputs))
+        return done
+
+    def _computed(self, module: ImageTextPretraining) -> dict[str, Any]:
+        """What features of pictures, captions and prompts depend on alike."""
+        datamodule = module.trainer.datamodule  # type: ignore[attr-defined]
+        return {
+            "model": self._model,
+            "precision": str(module.trainer.precision),
+            "batch_size": datamodule.evaluation_batch_size,
+            "ids": datamodule.evaluation_inputs["ids"],
+        }
 
     def _collect(
         self,
@@ -152,15 +175,16 @@ class Evaluation(Callback):
         if not batch:
             return
         pictures = list(getattr(trainer.datamodule, stage))[dataloader_idx]  # type: ignore[attr-defined]
-        asked = {task.output for task in self._tasks_on(stage, pictures)}
+        store = self._stores.get(pictures) if stage == "test" else None
+        asked = {task.output for task in self._tasks_on(stage, pictures)} if store is None else store.outputs
         part = {name: batch[name].cpu() for name in ("index", "label", "owner") if name in batch}
         for tower, values in outputs.items():
             kept = {name for name, value in values.items() if name not in LEFT_OUT and value.ndim < 3} | asked
             part |= {f"{tower}/{name}": value.cpu() for name, value in values.items() if name in kept}
-        if stage == "test" and self._stores:
-            self._stores[pictures].write({name: value.numpy() for name, value in part.items()}, rank())
-        else:
+        if store is None:
             self._parts[dataloader_idx].append(part)
+        else:
+            store.write({name: value.numpy() for name, value in part.items()}, rank())
 
     def _score(self, stage: str, module: pl.LightningModule) -> dict[str, TaskResult]:
         assert isinstance(module, ImageTextPretraining)
@@ -206,15 +230,18 @@ class Evaluation(Callback):
 
     def _finish(self, name: str, pictures: Pictures, prompts: Prompts) -> Extracted:
         """The features of a test set whose batches are all stored."""
+        assert self.folder is not None
         store = self._stores[name]
         store.finish()
-        outputs = self._prompt_outputs("test", name)
+        folder = None
         if digest := prompts_digest(pictures):
-            identity = {key: value for key, value in store.identity.items() if key != "set"} | {"prompts": digest}
-            if not store.has_prompts(identity, outputs):
-                found = prompts(pictures, outputs)
-                store.write_prompts(identity, outputs, found["class_features"], found["prompts"], found["classnames"])
-        return read_features(store.folder)
+            told = {"prompts": digest, "classnames": [*pictures.classnames]}  # type: ignore[attr-defined]
+            identity = {**self._computed(prompts.module), **told}
+            prompted = PromptStore(Path(self.folder), identity, self._prompt_outputs("test", name))
+            prompted.keep(partial(prompts, pictures))
+            folder = prompted.folder
+        self.stored[name] = StoredSet(store.folder, folder)
+        return read_features(*self.stored[name])
 
     def _tasks_on(self, stage: str, pictures: str) -> list[Task]:
         return [task for task in self.tasks[stage].values() if pictures in task.needs]

@@ -18,17 +18,16 @@ from filelock import FileLock, Timeout
 from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import OmegaConf
 
-from protoclip.array_folder import SIDECAR
 from protoclip.checkpoints import LAST, read_checkpoint
 from protoclip.evaluation import Extracted
-from protoclip.evaluation.feature_store import read_features
+from protoclip.evaluation.feature_store import StoredSet, read_features
 from protoclip.files import make_folder, replacing
 from protoclip.instantiate import instantiate
 from protoclip.module import ImageTextPretraining
 from protoclip.reports.rows import Row, append_rows, read_rows
 
 ROWS = "rows.jsonl"
-FEATURES = "features"
+FEATURES = "features.json"
 SETTINGS = "lightning.yaml"
 LOCK = ".lock"
 CHECKPOINTS = "checkpoints"
@@ -106,6 +105,17 @@ class Run:
         """Keep the results."""
         with replacing(self.path / ROWS) as file:
             append_rows(file.name, rows)
+
+    @rank_zero_only
+    def write_features(self, stored: Mapping[str, StoredSet]) -> None:
+        """Remember where the features of the test sets are, seen from here: the folder of all runs may be moved."""
+        here = self.path.resolve()
+        told = {
+            name: {part: os.path.relpath(folder.resolve(), here) for part, folder in found._asdict().items() if folder}
+            for name, found in stored.items()
+        }
+        with replacing(self.path / FEATURES) as file:
+            file.write(json.dumps(told, indent=2).encode() + b"\n")
 
     @property
     def done(self) -> bool:
@@ -243,10 +253,16 @@ def features(path: str | os.PathLike[str]) -> dict[str, Extracted]:
     Raises:
         ValueError: there are none yet, or damaged ones.
     """
-    folders = sorted(sidecar.parent for sidecar in (Path(path) / FEATURES).glob(f"*/{SIDECAR}"))
-    if not folders:
+    here = Path(path).resolve()
+    if not (here / FEATURES).exists():
         raise ValueError(f"{path} holds no features: give a run directory, after protoclip test or protoclip predict")
-    return {folder.name: read_features(folder, check=True) for folder in folders}
+    told = json.loads((here / FEATURES).read_text(encoding="utf-8"))
+    found = {name: {part: here / folder for part, folder in parts.items()} for name, parts in sorted(told.items())}
+    for folder in (folder for parts in found.values() for folder in parts.values()):
+        if not folder.is_dir():
+            mend = "move the folder of all runs as a whole, or run protoclip test again"
+            raise ValueError(f"the features of {path} are not in {os.path.normpath(folder)}: {mend}")
+    return {name: read_features(**folders, check=True) for name, folders in found.items()}
 
 
 def config_hash(config: Mapping[str, Any], fingerprints: Mapping[str, str]) -> str:

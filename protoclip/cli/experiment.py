@@ -35,7 +35,7 @@ from protoclip.distributed import on_rank_zero
 from protoclip.module import ImageTextPretraining
 from protoclip.reports.rows import Row
 from protoclip.reports.screen import print_rows
-from protoclip.runs import FEATURES, SETTINGS, Run, git_revision, now
+from protoclip.runs import SETTINGS, Run, git_revision, now
 
 C = TypeVar("C", bound=Callback)
 
@@ -169,7 +169,7 @@ class Experiment:
         path = self._ckpt(ckpt)
         if not self._trained:
             self._check_sets("test")
-        self.trainer.test(self.module, datamodule=self.datamodule, ckpt_path=path, weights_only=True, verbose=False)
+        self._extract(path)
         on_rank_zero(lambda: self.run.write_rows(self._rows()))
         print_rows(self.run.rows, self.console)
         for name, reason in self._callback(Evaluation).failed.items():
@@ -178,7 +178,7 @@ class Experiment:
             on_rank_zero(self.run.finish)
 
     def predict(self, ckpt: Path | None = None) -> None:
-        """Write the features of the test sets to ``features/<set>``, for ``test`` and ``protoclip.runs.features``.
+        """Store the features of the test sets, for ``test`` and ``protoclip.runs.features``.
 
         Args:
             ckpt: to take the weights from; None for the run's last.
@@ -191,9 +191,15 @@ class Experiment:
             raise ValueError("features are stored of whole sets: leave trainer.limit_test_batches out")
         self._callback(Evaluation).scores = False
         path = self._ckpt(ckpt)
+        self._extract(path)
+        for name, stored in self._callback(Evaluation).stored.items():
+            self.console.print(f"{name}: {stored.pictures}", soft_wrap=True)
+
+    def _extract(self, path: Path | None) -> None:
+        """Go through the test sets, and remember where their features are."""
         self.trainer.test(self.module, datamodule=self.datamodule, ckpt_path=path, weights_only=True, verbose=False)
-        for name in self.datamodule.test:
-            self.console.print(f"{self.run.path / FEATURES / name}", soft_wrap=True)
+        if stored := self._callback(Evaluation).stored:
+            self.run.write_features(stored)
 
     def _check_sets(self, part: str) -> None:
         """Refuse to evaluate on nothing.

@@ -1,7 +1,7 @@
 """From a composed Hydra config to the settings of a LightningCLI file, and back to the option that a value came from.
 
 ``_target_`` with its siblings becomes ``class_path`` and ``init_args``; the dicts of callbacks and loggers become
-lists; ``${run_dir}`` stays as it is, so that the file can be run into any directory.
+lists; ``${run_dir}`` and the folder of all runs stay open, so that the file can be run into any directory.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, Node, OmegaConf
 
 RUN_DIR = "${run_dir}"
+RUNS = "${run.runs}"
 PLACES = {"model": "model", "data": "datamodule", "trainer": "trainer"}
 """Sections of a LightningCLI file, and the config keys that they are made of."""
 
@@ -20,14 +21,14 @@ def translate(config: DictConfig) -> dict[str, Any]:
     Args:
         config: composed by Hydra, not resolved.
     """
-    config = config.copy()
-    config.run_dir = "\\" + RUN_DIR
+    runs, config = config.runs, config.copy()
+    config.run_dir, config.runs = "\\" + RUN_DIR, "\\" + RUNS
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     sections = {section: translated(plain[key]) for section, key in PLACES.items()}
     for kind in ("callbacks", "logger"):
         sections["trainer"][kind] = [translated(node) for node in plain[kind].values()]
-    run = {key: plain[key] for key in ("name", "method", "runs")}
+    run = {"name": plain["name"], "method": plain["method"], "runs": runs}
     labels = {"towers": plain["towers"]["name"], "corpus": plain["data"]["name"]}
     return {"seed_everything": plain["seed"], **sections, "run": run | labels | plain["run"]}
 

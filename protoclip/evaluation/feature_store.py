@@ -1,9 +1,10 @@
 """Features of picture sets on the disk: encoded once, batch by batch, and read memory-mapped by every task.
 
-A set has a folder (see ``protoclip.array_folder``) of ``image_embedding``, ``labels``, ``text_embedding`` and ``owner``
-where there are captions, the outputs of heads, and tokens where a task asks for them. ``features`` are the embeddings
-at unit length: they are not kept twice. The folder ``prompts`` in it has ``class_features`` and what tasks ask of each
-prompt. Both say what they are of; what is of something else is made anew.
+What is stored lies in a folder (see ``protoclip.array_folder``) that is named by the hash of all that it depends on, so
+every run that asks for the same shares it. That of a set has ``image_embedding``, ``labels``, ``text_embedding`` and
+``owner`` where there are captions, the outputs of heads, and tokens where a task asks for them. ``features`` are the
+embeddings at unit length: they are not kept twice. Prompts, which depend on no picture, have a folder of their own with
+``class_features`` and what tasks ask of each prompt.
 
 Until a set is whole, each batch that is done is a file of ``parts``, whole or absent: killed at any moment, the next
 process makes the other batches, and the bytes of the result are the same.
@@ -12,31 +13,40 @@ process makes the other batches, and the bytes of the result are the same.
 import json
 import shutil
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from protoclip.array_folder import Array, damaged, read_arrays, read_facts, write_arrays
+from protoclip.array_folder import SIDECAR, Array, damaged, read_arrays, read_facts, write_arrays
 from protoclip.evaluation.task import Extracted
 from protoclip.files import replacing
 from protoclip.towers import Towers
 from protoclip.towers.image import unit
 
 PARTS = "parts"
-BEGUN = "of.json"
-PROMPTS = "prompts"
+BEGUN = "outputs.json"
+LOCK = ".lock"
 VERSION = 1
 """Of the files, and of what is computed of the same weights and pictures."""
 
 Identity = Mapping[str, Any]
+
+
+class StoredSet(NamedTuple):
+    """The folders that a set's features are in: of its pictures and captions, and of its prompts if it has any."""
+
+    pictures: Path
+    prompts: Path | None
 
 
 def model_identity(towers: Towers, heads: nn.Module) -> str:
@@ -51,41 +61,98 @@ def model_identity(towers: Towers, heads: nn.Module) -> str:
     return digest.hexdigest()
 
 
-@dataclass(frozen=True)
-class FeatureStore:
-    """The features of a set, stored or to be stored.
+@dataclass
+class _Store:
+    """Arrays that are stored, or to be stored, in a folder named by what they depend on.
 
     Attributes:
-        folder: of the set.
-        identity: what they depend on, in what JSON can hold.
-        outputs: those that tasks ask for, beyond what is always kept.
-        size: pictures of the set.
-        batch_size: pictures of a batch.
+        root: of all folders.
+        identity: what the arrays depend on, in what JSON can hold.
+        outputs: those that tasks ask for, beyond what is always kept. What is stored already is asked for too where
+            more is needed: otherwise two runs that ask for different outputs would undo each other's work by turns.
     """
 
-    folder: Path
+    root: Path
     identity: Identity
-    outputs: Collection[str]
+    outputs: frozenset[str]
+
+    @cached_property
+    def folder(self) -> Path:
+        """Of the arrays."""
+        described = json.dumps({**self.identity, "version": VERSION}, sort_keys=True)
+        return self.root / sha256(described.encode()).hexdigest()[:12]
+
+    def _whole(self) -> bool:
+        """Whether everything is there.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        facts = read_facts(self.folder)
+        if facts is None:
+            return False
+        stored = frozenset(facts.get("outputs", ()))
+        if not self.outputs <= stored:
+            self.outputs |= stored
+            return False
+        read_arrays(self.folder, check=True)
+        return True
+
+    def _write(self, arrays: Mapping[str, tuple[int, Iterable[Array]]]) -> None:
+        (self.folder / SIDECAR).unlink(missing_ok=True)  # it tells of arrays that are replaced one by one
+        write_arrays(self.folder, arrays, {"identity": self.identity, "outputs": sorted(self.outputs)})
+
+
+@dataclass
+class FeatureStore(_Store):
+    """The features of a set. From ``begin`` until it is whole, or closed, no other process writes it.
+
+    Attributes:
+        size: pictures of the set.
+        batch_size: pictures of a batch, a part of the identity.
+    """
+
     size: int
     batch_size: int
 
     def begin(self) -> list[int]:
-        """Numbers of the batches that are on the disk; what is of other features is removed.
+        """Numbers of the batches that are on the disk.
 
         Raises:
-            ValueError: what there is is damaged.
+            ValueError: what there is is damaged, or another process writes it.
         """
-        if _holds(self.folder, self._described, self.outputs):
-            read_arrays(self.folder, check=True)
+        if not (self.folder / PARTS).exists() and self._whole():
+            return [*range(self.batches)]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(blocking=False)
+        except Timeout:
+            raise ValueError(f"{self.folder} is being written by another process: wait for it") from None
+        if self._whole():
             shutil.rmtree(self.folder / PARTS, ignore_errors=True)  # of a process that was killed in between
-            return [*range(self._batches)]
-        begun, described = self.folder / PARTS / BEGUN, json.dumps([self._described, sorted(self.outputs)])
-        if not begun.exists() or begun.read_text(encoding="utf-8") != described:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            begun.parent.mkdir(parents=True)
-            with replacing(begun) as file:
-                file.write(described.encode())
-        return sorted(self._parts)
+            self.close()
+            return [*range(self.batches)]
+        begun = self.folder / PARTS / BEGUN
+        made = frozenset(json.loads(begun.read_text(encoding="utf-8"))) if begun.exists() else None
+        if made is not None and self.outputs <= made:
+            self.outputs = made
+            return sorted(self._parts)
+        self.outputs |= made or frozenset()
+        shutil.rmtree(self.folder / PARTS, ignore_errors=True)
+        begun.parent.mkdir()
+        with replacing(begun) as file:
+            file.write(json.dumps(sorted(self.outputs)).encode())
+        return []
+
+    def close(self) -> None:
+        """Let other processes write; without a single batch nothing is left behind."""
+        if not self._lock.is_locked:
+            return
+        if not self._parts and not (self.folder / SIDECAR).exists():
+            shutil.rmtree(self.folder)
+            with suppress(OSError):  # others are stored there
+                self.root.rmdir()
+        self._lock.release()
 
     def write(self, batch: Mapping[str, Array], process: int = 0) -> None:
         """Keep a batch.
@@ -104,16 +171,16 @@ class FeatureStore:
             np.savez(whole, **kept)
 
     def finish(self) -> None:
-        """Put the batches together, where that is not done.
+        """Put the batches together, where they were not when they were begun.
 
         Raises:
             ValueError: a batch is damaged.
         """
-        if read_facts(self.folder) is not None:
+        if not self._lock.is_locked:
             return
         parts = self._parts
-        assert parts.keys() == {*range(self._batches)}, f"{self.folder}: {len(parts)} of {self._batches} batches"
-        files = [parts[number] for number in range(self._batches)]
+        assert parts.keys() == {*range(self.batches)}, f"{self.folder}: {len(parts)} of {self.batches} batches"
+        files = [parts[number] for number in range(self.batches)]
         names = self._read(files[0]).keys() - {"index"}
         captions = sum(len(self._read(file, "owner")["owner"]) for file in files) if "owner" in names else 0
         arrays = {
@@ -123,43 +190,17 @@ class FeatureStore:
             )
             for name in sorted(names)
         }
-        write_arrays(self.folder, arrays, {"identity": self._described, "outputs": sorted(self.outputs)})
+        self._write(arrays)
         shutil.rmtree(self.folder / PARTS)
+        self.close()
 
-    def has_prompts(self, identity: Identity, outputs: Collection[str]) -> bool:
-        """Whether the class features of these prompts are there, with the outputs that tasks ask for.
-
-        Raises:
-            ValueError: they are damaged.
-        """
-        if not _holds(self.folder / PROMPTS, _plain(identity), outputs):
-            return False
-        read_arrays(self.folder / PROMPTS, check=True)
-        return True
-
-    def write_prompts(
-        self,
-        identity: Identity,
-        outputs: Collection[str],
-        class_features: Tensor,
-        prompts: Mapping[str, Tensor],
-        classnames: Sequence[str],
-    ) -> None:
-        """Keep what ``has_prompts`` looks for; ``prompts`` of the identity is the hash of the prompts."""
-        shutil.rmtree(self.folder / PROMPTS, ignore_errors=True)
-        (self.folder / PROMPTS).mkdir()
-        named = {"class_features": class_features, **{f"prompts_{name}": value for name, value in prompts.items()}}
-        arrays = {name: (len(value), [value.numpy()]) for name, value in named.items()}
-        facts = {"identity": _plain(identity), "outputs": sorted(outputs), "classnames": list(classnames)}
-        write_arrays(self.folder / PROMPTS, arrays, facts)
+    @cached_property
+    def _lock(self) -> FileLock:
+        return FileLock(self.folder / LOCK)
 
     @property
-    def _described(self) -> dict[str, Any]:
-        own = {"pictures": self.size, "batch_size": self.batch_size, "version": VERSION}
-        return _plain({**self.identity, **own})
-
-    @property
-    def _batches(self) -> int:
+    def batches(self) -> int:
+        """How many there are."""
         return -(-self.size // self.batch_size)
 
     @property
@@ -178,37 +219,62 @@ class FeatureStore:
             raise damaged(self.folder, f"{file.relative_to(self.folder)} cannot be read") from error
 
 
-def read_features(folder: Path, *, check: bool = False) -> Extracted:
+class PromptStore(_Store):
+    """The features of a set's prompts; ``prompts`` and ``classnames`` of the identity are their hash and the names."""
+
+    def keep(self, encode: Callable[[frozenset[str]], Mapping[str, Any]]) -> None:
+        """Encode the prompts, where they are not stored; one process at a time, the others wait.
+
+        Args:
+            encode: gives ``class_features`` and ``prompts`` with these outputs.
+
+        Raises:
+            ValueError: what there is is damaged.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / LOCK):
+            if self._whole():
+                return
+            found = encode(self.outputs)
+            named = {f"prompts_{name}": value for name, value in found["prompts"].items()}
+            named["class_features"] = found["class_features"]
+            self._write({name: (len(value), [value.numpy()]) for name, value in named.items()})
+
+
+def read_features(pictures: Path, prompts: Path | None = None, *, check: bool = False) -> Extracted:
     """The features of a set, memory-mapped, rows in the set's order.
 
     Args:
-        folder: of the set.
+        pictures: folder of the pictures' features.
+        prompts: folder of the prompts'.
         check: whether all of it is compared with the hashes of what was written.
 
     Raises:
         ValueError: something is missing or damaged.
     """
-    arrays = {name: torch.from_numpy(array) for name, array in read_arrays(folder, check=check).items()}
+    arrays = _read(pictures, check=check)
     return Extracted(
         image=StoredOutputs(_named(arrays, "image_")),
         labels=arrays["labels"],
         text=StoredOutputs(_named(arrays, "text_")),
         owner=arrays.get("owner", torch.empty(0, dtype=torch.int64)),
-        **_read_prompts(folder / PROMPTS, check=check),
+        **({} if prompts is None else _read_prompts(prompts, check=check)),
     )
 
 
 def _read_prompts(folder: Path, *, check: bool) -> dict[str, Any]:
-    facts = read_facts(folder)
-    if facts is None:
-        return {}
-    arrays = {name: torch.from_numpy(array) for name, array in read_arrays(folder, check=check).items()}
+    arrays, facts = _read(folder, check=check), read_facts(folder)
+    assert facts is not None
     return {
         "class_features": arrays["class_features"],
         "prompts": _named(arrays, "prompts_"),
         "prompts_hash": facts["identity"]["prompts"],
-        "classnames": tuple(facts["classnames"]),
+        "classnames": tuple(facts["identity"]["classnames"]),
     }
+
+
+def _read(folder: Path, *, check: bool) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(array) for name, array in read_arrays(folder, check=check).items()}
 
 
 class StoredOutputs(Mapping[str, Tensor]):
@@ -236,16 +302,5 @@ class StoredOutputs(Mapping[str, Tensor]):
         return len(self._names)
 
 
-def _holds(folder: Path, identity: Identity, outputs: Collection[str]) -> bool:
-    facts = read_facts(folder)
-    return facts is not None and facts.get("identity") == identity and set(outputs) <= {*facts.get("outputs", ())}
-
-
 def _named(arrays: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
-
-
-def _plain(identity: Identity) -> dict[str, Any]:
-    """As JSON gives it back."""
-    plain: dict[str, Any] = json.loads(json.dumps(identity))
-    return plain

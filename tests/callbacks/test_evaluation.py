@@ -1,3 +1,4 @@
+import os
 import shutil
 from collections import Counter
 from collections.abc import Mapping
@@ -10,11 +11,14 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from filelock import FileLock
+from PIL import Image
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 from torch.nn import functional
 
 from callbacks.evaluation import Evaluation
+from datamodules.labelled_folders import ClassFolders
 from datamodules.scenes import SceneObjects, ScenePairs
 from datamodules.sources import Pictures
 from protoclip.evaluation import (
@@ -409,36 +413,72 @@ def test_an_interrupted_test_goes_on_to_the_same_bytes(clip: Run, whole: Path, t
     assert stored(tmp_path) == stored(whole)
 
 
-def test_another_model_another_set_and_other_inputs_are_extracted_anew(clip: Run, whole: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "copy"
-    shutil.copytree(whole, folder)
+def test_another_model_another_set_and_other_inputs_are_extracted_beside(clip: Run, whole: Path) -> None:
     built = clip.built
     larger = SceneObjects("test", SIZES["objects"] + 1, image_size=32)
-    assert counted(built, folder, objects=larger)[1] == {"image": 21, "text": PROMPTED}
+    assert counted(built, whole, objects=larger)[1] == {"image": 21}
     weight = next(built.module.towers.image.parameters())
     with torch.no_grad():
         before = weight.clone()
         weight.add_(1)
-        assert counted(built, folder, objects=larger)[1]["image"] == ALL["image"] + 1
+        assert counted(built, whole)[1] == ALL
         weight.copy_(before)
     built.datamodule.evaluation_batch_size = 8
-    assert counted(built, folder)[1] == ALL
+    assert counted(built, whole)[1] == ALL
     built.datamodule.evaluation_batch_size = 16
-    assert counted(built, whole)[1] == {}
+    assert counted(built, whole)[1] == counted(built, whole, objects=larger)[1] == {}
 
 
-def test_other_templates_are_encoded_without_the_pictures(clip: Run, whole: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "copy"
-    shutil.copytree(whole, folder)
+def test_one_more_task_and_one_more_set_encode_nothing_that_is_there(clip: Run, tmp_path: Path) -> None:
+    first, second = Encodings(), Encodings()
+    score(clip.built, {"objects": sources()["objects"]}, {"zero_shot": ZeroShot("objects")}, tmp_path, first)
+    assert first.remove() == {"image": SIZES["objects"], "text": PROMPTED}
+    pictures = {name: sources()[name] for name in ("train", "objects")}
+    tasks = {"zero_shot": ZeroShot("objects"), "knn": KNN("objects", "train", k=3)}
+    found = score(clip.built, pictures, tasks, tmp_path, second)
+    assert second.remove() == {"image": SIZES["train"]}
+    assert found.results == score(clip.built, pictures, tasks).results
+
+
+def test_other_templates_are_encoded_without_the_pictures(clip: Run, whole: Path) -> None:
     dark = SceneObjects("test", SIZES["objects"], image_size=32)
     dark.templates = ("{} in the dark",)  # type: ignore[assignment]
-    found, encoded = counted(clip.built, folder, objects=dark)
+    found, encoded = counted(clip.built, whole, objects=dark)
     assert encoded == {"text": len(dark.classnames)}
     expected = score(clip.built, sources() | {"objects": dark}, ZERO_SHOT)
     assert found.results == expected.results
-    both = score(clip.built, sources() | {"dark": dark}, ZERO_SHOT, folder).extracted
+    assert counted(clip.built, whole)[1] == counted(clip.built, whole, objects=dark)[1] == {}
+
+
+def test_the_same_pictures_under_two_names_are_encoded_once(clip: Run, tmp_path: Path) -> None:
+    dark = SceneObjects("test", SIZES["objects"], image_size=32)
+    dark.templates = ("{} in the dark",)  # type: ignore[assignment]
+    encodings = Encodings()
+    pictures = {"objects": sources()["objects"], "dark": dark}
+    tasks = {"one": ZeroShot("objects"), "other": KNN("dark", "objects", k=3)}
+    both = score(clip.built, pictures, tasks, tmp_path, encodings).extracted
+    assert encodings.remove() == {"image": SIZES["objects"], "text": PROMPTED + len(dark.classnames)}
     assert torch.equal(both["dark"].image["features"], both["objects"].image["features"])
     assert not torch.allclose(both["dark"].class_features, both["objects"].class_features)  # type: ignore[arg-type]
+
+
+def test_other_pictures_of_the_same_sizes_are_encoded(clip: Run, tmp_path: Path) -> None:
+    def scored() -> Tensor:
+        found = score(clip.built, {"mine": ClassFolders(folder)}, {"near": KNN("mine", "mine", k=2)}, tmp_path / "kept")
+        return found.extracted["mine"].image["embedding"].clone()
+
+    folder = tmp_path / "mine"
+    for name in ("red", "green"):
+        (folder / name).mkdir(parents=True)
+        Image.new("RGB", (32, 32), name).save(folder / name / "0.bmp")
+    source, before = ClassFolders(folder), scored()
+    for name, time in (("red", 1), ("green", 2)):
+        Image.new("RGB", (32, 32), "blue").save(folder / name / "0.bmp")
+        os.utime(folder / name / "0.bmp", (time, time))
+    assert ClassFolders(folder).fingerprint == source.fingerprint
+    after = scored()
+    assert torch.equal(after[0], after[1])
+    assert not torch.allclose(before, after)
 
 
 def test_part_of_a_set_is_not_stored(clip: Run, tmp_path: Path) -> None:
@@ -447,16 +487,28 @@ def test_part_of_a_set_is_not_stored(clip: Run, tmp_path: Path) -> None:
         "pairs": 10, "train": 16, "objects": 16,
     }  # fmt: skip
     assert not [*tmp_path.iterdir()]
+    assert not found.stored
 
 
 def test_a_damaged_store_is_told_before_anything_is_encoded(clip: Run, whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(whole, folder)
-    (folder / "objects" / "labels.npy").write_bytes(b"")
+    objects = counted(clip.built, folder)[0].stored["objects"].pictures
+    (objects / "labels.npy").write_bytes(b"")
     encodings = Encodings()
-    with pytest.raises(ValueError, match=f"{folder}/objects is damaged"):
+    with pytest.raises(ValueError, match=f"{objects} is damaged"):
         score(clip.built, sources(), ZERO_SHOT, folder, encodings)
     assert encodings.remove() == {}
+
+
+def test_a_failure_leaves_the_features_to_other_processes(clip: Run, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        score(clip.built, sources(), ZERO_SHOT, tmp_path, stopping := Encodings(stop=3))
+    stopping.remove()
+    locks = [*tmp_path.glob("*/.lock")]
+    assert locks
+    for lock in locks:
+        FileLock(lock, blocking=False).acquire().lock.release()
 
 
 def test_tasks_on_a_missing_set_are_left_out(clip: Run) -> None:

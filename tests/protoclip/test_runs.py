@@ -12,7 +12,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 
 from protoclip import runs
 from protoclip.checkpoints import AtomicCheckpointIO
-from protoclip.evaluation.feature_store import FeatureStore
+from protoclip.evaluation.feature_store import FeatureStore, StoredSet
 from protoclip.reports.rows import Row
 from protoclip.runs import Run, features, load
 
@@ -129,22 +129,43 @@ def test_a_run_without_checkpoint_is_not_loaded(run: Run) -> None:
         load(run.path)
 
 
-def test_features_are_read_by_set(run: Run) -> None:
+def test_features_are_read_by_set_wherever_the_folder_of_runs_is(tmp_path: Path) -> None:
+    run = Run(tmp_path / "runs" / "name" / "hash", "hash")
+    run.describe({})
     with pytest.raises(ValueError, match="after protoclip test or protoclip predict"):
         features(run.path)
-    for number, name in enumerate(("objects", "pairs", "unfinished")):
-        store = FeatureStore(run.path / "features" / name, {"set": name}, (), 2, 2)
+    stored = {}
+    for number, name in enumerate(("pairs", "objects")):
+        store = FeatureStore(tmp_path / "runs" / "features", {"set": name}, frozenset(), 2, 2)
         store.begin()
         store.write({"index": np.arange(2), "label": np.arange(2), "image/words": np.full((2, 3), number)})
-        if name != "unfinished":
-            store.finish()
-    found = features(run.path)
+        store.finish()
+        stored[name] = StoredSet(store.folder, None)
+    run.write_features(stored)
+    moved = (tmp_path / "runs").rename(tmp_path / "moved")
+    found = features(moved / "name" / "hash")
     assert {name: int(extracted.image["words"][0, 0]) for name, extracted in found.items()} == {
-        "objects": 0,
-        "pairs": 1,
+        "objects": 1,
+        "pairs": 0,
     }
     assert torch.equal(found["pairs"].labels, torch.arange(2))
-    labels = run.path / "features" / "pairs" / "labels.npy"
+    labels = moved / "features" / stored["pairs"].pictures.name / "labels.npy"
     labels.write_bytes(labels.read_bytes()[:-1] + b"x")
-    with pytest.raises(ValueError, match="features/pairs is damaged"):
-        features(run.path)
+    with pytest.raises(ValueError, match=f"{labels.parent.name} is damaged"):
+        features(moved / "name" / "hash")
+    with pytest.raises(ValueError, match="move the folder of all runs as a whole"):
+        features((moved / "name" / "hash").rename(tmp_path / "alone"))
+
+
+def test_a_body_that_writes_nothing_leaves_no_directory(tmp_path: Path) -> None:
+    run = Run(tmp_path / "runs" / "name" / "hash", "hash")
+    with run.lock():
+        assert run.locked
+    assert not [*tmp_path.iterdir()]
+    beside = Run(run.path.with_name("other"), "other")
+    with beside.lock():
+        beside.describe({})
+    with run.lock():
+        pass
+    assert [*run.path.parent.iterdir()] == [beside.path]
+    assert {path.name for path in beside.path.iterdir()} == {".lock", "run.json"}

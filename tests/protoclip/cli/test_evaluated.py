@@ -4,12 +4,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
+from torch import Tensor
 
 from protoclip.cli import main, train
 from protoclip.cli.evaluated import compose_evaluation
+from protoclip.module import ImageTextPretraining
 from protoclip.reports.rows import Row, read_rows
 from protoclip.runs import features
 from tests.protoclip.cli.test_errors import Complain
@@ -65,21 +68,83 @@ tasks: {mine_zero_shot: {_target_: protoclip.evaluation.ZeroShot, pictures: mine
 """
 
 
+def write_colours(folder: Path) -> None:
+    for name, colour in {"red": (200, 0, 0), "green": (0, 200, 0)}.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(3):
+            Image.new("RGB", (40, 32), colour).save(folder / name / f"{number}.png")
+
+
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     """A folder of class folders, and a table of the same pictures."""
-    rows = ["path,label"]
-    for name, colour in {"red": (200, 0, 0), "green": (0, 200, 0)}.items():
-        (tmp_path / "photos" / name).mkdir(parents=True)
-        for number in range(3):
-            Image.new("RGB", (40, 32), colour).save(tmp_path / "photos" / name / f"{number}.png")
-            rows.append(f"{name}/{number}.png,{name}")
-    (tmp_path / "photos" / "table.csv").write_text("\n".join(rows), encoding="utf-8")
-    return tmp_path / "photos"
+    folder = tmp_path / "photos"
+    write_colours(folder)
+    rows = [f"{file.relative_to(folder)},{file.parent.name}" for file in sorted(folder.glob("*/*.png"))]
+    (folder / "table.csv").write_text("\n".join(["path,label", *rows]), encoding="utf-8")
+    return folder
 
 
 PICTURES = "{_target_:datamodules.labelled_folders.ClassFolders,root:ROOT,templates:[TEMPLATE]}"
 TASK = "+evaluation.test.tasks.mine={_target_:protoclip.evaluation.NAME,pictures:mine}"
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Pictures of each batch that tests encode."""
+    sizes: list[int] = []
+    step = ImageTextPretraining.test_step
+
+    def count(module: ImageTextPretraining, batch: dict[str, Tensor], *args: Any) -> Any:
+        sizes.append(len(batch.get("index", ())))
+        return step(module, batch, *args)
+
+    monkeypatch.setattr(ImageTextPretraining, "test_step", count)
+    return sizes
+
+
+def added(folder: Path, task: str, *, name: str = "mine", template: str = "a {}") -> list[str]:
+    """The words that add a set and a task on it."""
+    pictures = PICTURES.replace("ROOT", str(folder)).replace("TEMPLATE", f"'{template}'")
+    tasks = TASK.replace("NAME", task).replace("mine", name)
+    return [f"+evaluation.test.pictures.{name}={pictures}", tasks]
+
+
+def test_other_tasks_sets_and_prompts_encode_no_picture_again(run: Path, tmp_path: Path, encoded: list[int]) -> None:
+    write_colours(tmp_path / "one")
+    write_colours(tmp_path / "two")
+    (tmp_path / "two" / "red" / "2.png").unlink()
+    argv = ["test", f"ckpt={run}", f"runs={tmp_path / 'runs'}", *HOW]
+    mine = added(tmp_path / "one", "ZeroShot")
+    knn = TASK.replace("NAME", "KNN").replace("mine=", "near=").replace("pictures:mine", "pictures:mine,train:mine,k:2")
+    for more, pictures in (
+        (mine, 6),
+        ([*mine, knn], 0),
+        ([*mine, *added(tmp_path / "two", "ZeroShot", name="other")], 5),
+        (added(tmp_path / "one", "ZeroShot", template="{} all over"), 0),
+        (added(tmp_path / "one", "ZeroShot", name="renamed"), 0),
+    ):
+        before = {*tmp_path.glob("runs/*/*/rows.jsonl")}
+        encoded.clear()
+        assert main([*argv, *more]) == 0
+        assert sum(encoded) == pictures
+        assert len({*tmp_path.glob("runs/*/*/rows.jsonl")} - before) == 1
+    assert len([*tmp_path.glob("runs/features/*")]) == 2 + 2  # of pictures, of prompts
+    moved = (tmp_path / "runs").rename(tmp_path / "moved")
+    assert {len(features(file.parent)) for file in moved.glob("*/*/rows.jsonl")} == {1, 2}
+
+
+def test_a_mistake_in_an_evaluation_leaves_nothing(
+    run: Path, tmp_path: Path, complain: Complain, caplog: pytest.LogCaptureFixture
+) -> None:
+    argv = ["test", f"ckpt={run}", f"runs={tmp_path / 'runs'}", *HOW]
+    complain([*argv, "set=[dtd]", f"evaluation.root={tmp_path}"], main)
+    assert sum("missing and left out" in message for message in caplog.messages) == 1
+    assert not (tmp_path / "runs").exists()
+    write_colours(tmp_path / "mine")
+    (tmp_path / "mine" / "green" / "0.png").write_bytes(b"no picture")
+    assert "0.png: not a readable picture" in complain([*argv, *added(tmp_path / "mine", "ZeroShot")], main)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_set_of_ones_own_in_two_lines(run: Path, photos: Path, tmp_path: Path, complain: Complain) -> None:
@@ -111,8 +176,8 @@ def test_a_set_of_ones_own_in_a_file(source: str, run: Path, photos: Path, tmp_p
     argv = ["test", f"ckpt={run}", f"runs={tmp_path / 'runs'}", *HOW]
     assert main([*argv, place, "set=[mine]"]) == 0
     assert {row["task"] for row in rows_of(tmp_path / "runs")} - OF_TRAINING == {"mine_zero_shot"}
-    (made,) = (tmp_path / "runs").glob("*/*/")
-    assert features(made)["mine"].classnames == ("green", "red")
+    (rows,) = (tmp_path / "runs").glob("*/*/rows.jsonl")
+    assert features(rows.parent)["mine"].classnames == ("green", "red")
     assert "hydra.searchpath: no folder file:///nowhere" in complain(
         [*argv, "hydra.searchpath=[file:///nowhere]"], main
     )

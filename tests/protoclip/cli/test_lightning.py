@@ -1,11 +1,13 @@
 """``protoclip fit|validate|test|predict`` in process, beside ``protoclip-train`` on the same words."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 
+from datamodules.scenes import SceneObjects
 from protoclip.cli import main, train
 from protoclip.reports.rows import read_rows
 from protoclip.runs import Run, features, load
@@ -78,8 +80,9 @@ def test_a_stage_without_training_takes_the_last_checkpoint(
     assert main(["validate", *chosen]) == 2
     assert "there is no validation set" in capsys.readouterr().err
     assert main(["predict", *chosen]) == 0
-    assert {path.name for path in (run / "features").iterdir()} == {"pairs", "train", "objects"}
-    assert str(run / "features" / "pairs") in capsys.readouterr().out.replace("\n", "")
+    told = dict(line.split(": ") for line in capsys.readouterr().out.splitlines() if ": " in line)
+    assert {*told} == {"pairs", "train", "objects"}
+    assert {Path(folder).parent for folder in told.values()} == {run.parent.parent / "features"}
     found = features(run)
     pairs, objects = found["pairs"], found["objects"]
     assert pairs.image["features"].shape == (40, 16)
@@ -90,12 +93,29 @@ def test_a_stage_without_training_takes_the_last_checkpoint(
     assert objects.class_features is not None
 
 
+def test_the_data_are_opened_once(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened: list[str] = []
+    init = SceneObjects.__init__
+
+    def count(self: SceneObjects, split: str, *args: Any, **kwargs: Any) -> None:
+        opened.append(split)
+        init(self, split, *args, **kwargs)
+
+    monkeypatch.setattr(SceneObjects, "__init__", count)
+    assert main(["test", *finished[1]]) == 0
+    assert sorted(opened) == ["test", "train"]
+
+
 def test_another_checkpoint_has_its_own_directory(finished: Finished) -> None:
     run, chosen = finished
     other = run.parent / "elsewhere.ckpt"
     other.write_bytes((run / "checkpoints" / "last.ckpt").read_bytes())
     before = {path.name for path in run.parent.iterdir()}
+    stored = {path.name for path in (run.parent.parent / "features").iterdir()}
     assert main(["test", *chosen, f"ckpt={other}"]) == 0
+    assert stored == {path.name for path in (run.parent.parent / "features").iterdir()}  # of the same weights
     (made,) = {path.name for path in run.parent.iterdir()} - before
     rows = read_rows(run.parent / made / "rows.jsonl")
     assert [row["metrics"] for row in rows[:-1]] == [row["metrics"] for row in read_rows(run / "rows.jsonl")[:-1]]

@@ -1,7 +1,9 @@
+from pathlib import Path
+
 import pytest
 from omegaconf import OmegaConf
 
-from protoclip.cli.translate import RUN_DIR, leaves, nodes, origin, place, translate, translated, untranslated
+from protoclip.cli.translate import RUN_DIR, RUNS, leaves, nodes, origin, place, translate, translated, untranslated
 from tests.conftest import Compose
 
 
@@ -31,11 +33,19 @@ def test_the_run_directory_stays_open(compose_tiny: Compose) -> None:
     config = compose_tiny("clip", "logger=default", "run_dir=elsewhere")
     settings = translate(config)
     open_ones = {path: value for path, value in leaves(settings) if RUN_DIR in str(value)}
-    assert len(open_ones) == 6  # two checkpoints, the diagnostic one, the features, two loggers
+    assert len(open_ones) == 5  # two checkpoints, the diagnostic one, two loggers
     placed = place(settings, "here")
     for path, value in open_ones.items():
         assert dict(leaves(placed))[path] == value.replace(RUN_DIR, "here")
     assert config.run_dir == "elsewhere"
+
+
+def test_the_folder_of_all_runs_stays_open_but_for_its_name(compose_tiny: Compose) -> None:
+    config = compose_tiny("clip", runs=Path("mine"))
+    settings = translate(config)
+    assert {str(value) for _, value in leaves(settings) if RUNS in str(value)} == {f"{RUNS}/features"}
+    assert settings["run"]["runs"] == config.runs == "mine"
+    assert "mine/features" in {str(value) for _, value in leaves(place(settings, "here"))}
 
 
 @pytest.mark.parametrize(

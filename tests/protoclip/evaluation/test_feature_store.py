@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from protoclip.evaluation.feature_store import FeatureStore, StoredOutputs, model_identity, read_features
+from protoclip.evaluation.feature_store import FeatureStore, PromptStore, StoredOutputs, model_identity, read_features
 from protoclip.towers import create_towers
 
 SIZE, BATCH, DIM = 10, 4, 6
@@ -24,7 +24,24 @@ Batch = dict[str, NDArray[Any]]
 
 
 def store(folder: Path, outputs: tuple[str, ...] = (), **identity: Any) -> FeatureStore:
-    return FeatureStore(folder / "set", IDENTITY | identity, outputs, SIZE, BATCH)
+    return FeatureStore(folder, IDENTITY | identity, frozenset(outputs), SIZE, BATCH)
+
+
+def prompt_store(folder: Path, outputs: tuple[str, ...] = (), prompts: str = "a") -> PromptStore:
+    return PromptStore(folder, {"model": "m", "prompts": prompts, "classnames": NAMES}, frozenset(outputs))
+
+
+class Encode:
+    """Features of prompts; keeps what it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[set[str]] = []
+
+    def __call__(self, outputs: frozenset[str]) -> dict[str, Any]:
+        self.asked.append({*outputs})
+        generator = torch.Generator().manual_seed(len(self.asked))
+        drawn = {name: torch.rand(3, 2, 5, DIM, generator=generator) for name in outputs}
+        return {"class_features": torch.rand(3, DIM, generator=generator), "prompts": drawn}
 
 
 def batches(seed: int = 0, outputs: tuple[str, ...] = ()) -> Iterator[Batch]:
@@ -91,12 +108,14 @@ def test_arrays_are_mapped_and_do_not_change_with_what_is_done_to_them(tmp_path:
 @pytest.mark.parametrize("done", range(4))
 def test_an_interrupted_set_goes_on_and_ends_with_the_same_bytes(tmp_path: Path, done: int) -> None:
     whole = files(stored(tmp_path / "whole").folder)
-    assert store(tmp_path / "part").begin() == []
+    killed = store(tmp_path / "part")
+    assert killed.begin() == []
     for batch in list(batches())[:done]:
-        store(tmp_path / "part").write(batch, process=1)
-    (tmp_path / "part" / "set" / "parts" / "1").mkdir(exist_ok=True)
-    (tmp_path / "part" / "set" / "parts" / "1" / ".2.npz.1.tmp").write_bytes(b"half")  # of a process that is dead
+        killed.write(batch, process=1)
+    del killed  # its lock goes with it
     again = store(tmp_path / "part")
+    (again.folder / "parts" / "1").mkdir(exist_ok=True)
+    (again.folder / "parts" / "1" / ".2.npz.1.tmp").write_bytes(b"half")  # of a process that is dead
     assert again.begin() == [*range(done)]
     for batch in list(batches())[done:]:
         again.write(batch)
@@ -113,48 +132,75 @@ def test_batches_that_are_lacking_are_noticed(tmp_path: Path) -> None:
         made.finish()
 
 
-@pytest.mark.parametrize("finished", [True, False])
-def test_what_is_of_another_identity_is_made_anew(tmp_path: Path, finished: bool) -> None:
+def test_another_identity_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    one, other = stored(tmp_path), store(tmp_path, model="other")
+    assert other.begin() == []
+    assert one.folder != other.folder
+    assert store(tmp_path).begin() == [0, 1, 2]
+
+
+def test_a_second_process_is_told_to_wait_until_the_set_is_whole(tmp_path: Path) -> None:
     made = store(tmp_path)
     made.begin()
     for batch in batches():
         made.write(batch)
-    if finished:
-        made.finish()
-        made.write_prompts({"prompts": "p"}, (), torch.ones(2, DIM), {}, ["cat", "dog"])
+        with pytest.raises(ValueError, match=f"{made.folder} is being written by another process: wait for it"):
+            store(tmp_path).begin()
+    made.finish()
     assert store(tmp_path).begin() == [0, 1, 2]
-    assert store(tmp_path, model="other").begin() == []
-    assert {path.name for path in made.folder.rglob("*") if path.is_file()} == {"of.json"}
-    assert store(tmp_path).begin() == []
 
 
-def test_outputs_that_are_not_there_are_made_with_the_others(tmp_path: Path) -> None:
+def test_what_is_closed_before_its_first_batch_leaves_nothing(tmp_path: Path) -> None:
+    root = tmp_path / "features"
+    made = store(root)
+    made.begin()
+    made.close()
+    assert not root.exists()
+    made = store(root)
+    made.begin()
+    made.write(next(batches()))
+    made.close()
+    assert store(root).begin() == [0]
+
+
+def test_those_who_ask_for_different_outputs_do_not_take_turns(tmp_path: Path) -> None:
     stored(tmp_path, outputs=("words",))
     assert store(tmp_path).begin() == store(tmp_path, ("words",)).begin() == [0, 1, 2]
-    assert store(tmp_path, ("words", "sentences")).begin() == []
+    wider = store(tmp_path, ("sentences",))
+    assert wider.begin() == []
+    assert wider.outputs == {"words", "sentences"}
+    for batch in batches(outputs=("words", "sentences")):
+        wider.write(batch)
+    assert {*read_features(wider.folder).image} == {"embedding", "features", "words"}  # they can be read meanwhile
+    wider.finish()
+    assert {*read_features(wider.folder, check=True).image} == {"embedding", "features", "words", "sentences"}
+    assert store(tmp_path, ("words",)).begin() == store(tmp_path, ("sentences",)).begin() == [0, 1, 2]
 
 
-def test_prompts_are_kept_by_what_they_are(tmp_path: Path) -> None:
-    made = stored(tmp_path)
-    features, words, mask = torch.rand(3, DIM), torch.rand(3, 2, 5, DIM), torch.rand(3, 2, 5) > 0.5
-    asked = ("words", "token_mask")
-    assert not made.has_prompts({"prompts": "a"}, asked)
-    made.write_prompts({"prompts": "a"}, asked, features, {"words": words, "token_mask": mask}, NAMES)
-    assert made.has_prompts({"prompts": "a"}, asked)
-    assert made.has_prompts({"prompts": "a"}, ())
-    assert not made.has_prompts({"prompts": "a"}, ("sentences",))
-    assert not made.has_prompts({"prompts": "b"}, ())
-    found = read_features(made.folder)
-    assert isinstance(found.class_features, Tensor)
-    assert torch.equal(found.class_features, features)
-    assert torch.equal(found.prompts["words"], words)
-    assert torch.equal(found.prompts["token_mask"], mask)
-    assert found.prompts_hash == "a"
-    assert found.classnames == NAMES
-    made.write_prompts({"prompts": "b"}, (), features + 1, {}, NAMES)
-    assert read_features(made.folder).prompts_hash == "b"
-    assert not read_features(made.folder).prompts
-    assert made.begin() == [0, 1, 2]
+def test_what_was_begun_for_fewer_outputs_is_begun_anew_with_all(tmp_path: Path) -> None:
+    for asked, expected in (("words", {"words"}), ("sentences", {"words", "sentences"})):
+        made = store(tmp_path, (asked,))
+        assert made.begin() == []
+        assert made.outputs == expected
+        made.write(next(batches(outputs=tuple(expected))))
+        made.close()
+    again = store(tmp_path)
+    assert again.begin() == [0]
+    assert again.outputs == {"words", "sentences"}
+
+
+def test_prompts_are_encoded_once_and_kept_by_what_they_are(tmp_path: Path) -> None:
+    pictures, encode = stored(tmp_path), Encode()
+    for outputs in ((), ("words",), (), ("words",), ("token_mask",), ("words",)):
+        prompt_store(tmp_path, outputs).keep(encode)
+    assert encode.asked == [set(), {"words"}, {"words", "token_mask"}]
+    other = prompt_store(tmp_path, prompts="b")
+    other.keep(encode)
+    found = read_features(pictures.folder, prompt_store(tmp_path).folder)
+    assert (found.prompts_hash, found.classnames, {*found.prompts}) == ("a", NAMES, {"words", "token_mask"})
+    assert found.class_features is not None
+    assert found.class_features.shape == (3, DIM)
+    assert read_features(pictures.folder, other.folder).prompts_hash == "b"
 
 
 def cut(file: Path) -> None:
@@ -179,19 +225,21 @@ DAMAGE = [cut, empty, flip, of_another_set, Path.unlink]
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-@pytest.mark.parametrize("name", ["image_embedding", "labels", "prompts/class_features"])
+@pytest.mark.parametrize("name", ["image_embedding", "labels", "class_features"])
 def test_damage_is_told_in_a_line_with_the_folder_to_remove(
     tmp_path: Path, name: str, damage: Callable[[Path], None]
 ) -> None:
-    made = stored(tmp_path)
-    made.write_prompts({"prompts": "a"}, (), torch.rand(3, DIM), {}, NAMES)
-    damage(made.folder / f"{name}.npy")
-    readers: list[Callable[[], object]] = [lambda: read_features(made.folder, check=True)]
-    readers.append((lambda: made.has_prompts({"prompts": "a"}, ())) if "prompts" in name else made.begin)
+    made, prompted = stored(tmp_path), prompt_store(tmp_path)
+    prompted.keep(Encode())
+    folder = (prompted if name == "class_features" else made).folder
+    damage(folder / f"{name}.npy")
+    readers: list[Callable[[], object]] = [lambda: read_features(made.folder, prompted.folder, check=True)]
+    readers.append((lambda: prompted.keep(Encode())) if folder == prompted.folder else made.begin)
     for read in readers:
-        with pytest.raises(ValueError, match=r"is damaged or stale \(.*\): remove the folder and run") as caught:
+        with pytest.raises(
+            ValueError, match=rf"{folder} is damaged or stale \(.*\): remove the folder and run"
+        ) as caught:
             read()
-        assert str((made.folder / name).parent) in str(caught.value)
         assert "\n" not in str(caught.value)
 
 
