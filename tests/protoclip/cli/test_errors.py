@@ -1,6 +1,7 @@
 """What a user can mend is one line and exit code 2; what he cannot keeps its traceback."""
 
 import errno
+import logging
 import os
 import shutil
 from collections.abc import Sequence
@@ -303,6 +304,20 @@ def test_exit_codes() -> None:
         exit_code(lambda: dict[str, int]()["a"])
     with pytest.raises(FileNotFoundError):
         exit_code(lambda: Path("/nowhere").read_text())
+
+
+def test_a_warning_is_one_line_and_told_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest has some that the command line has not
+
+    def command() -> None:
+        for _ in range(2):
+            logging.getLogger("datamodules.datamodule").warning("missing and left out: %s", "dtd")
+            logging.info("open_clip's, which would add a handler of another format")
+
+    assert exit_code(command) == 0
+    assert capsys.readouterr().err == "missing and left out: dtd\n"
 
 
 def test_no_code_swallows_everything() -> None:

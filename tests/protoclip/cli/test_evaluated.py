@@ -1,8 +1,6 @@
 """Models that are evaluated and not trained: a run's checkpoint, an exported folder, a model of open_clip."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -195,24 +193,6 @@ def test_nothing_to_evaluate_on(run: Path, tmp_path: Path, complain: Complain) -
     assert "there is no validation set" in complain(["validate", *argv[:-1], "set=[scenes]"], main)
     part = ["predict", f"ckpt={run}", f"runs={tmp_path}", *HOW, "--trainer.limit_test_batches", "0.5"]
     assert "leave trainer.limit_test_batches out" in complain(part, main)
-
-
-def test_a_missing_set_is_told_once(run: Path, tmp_path: Path) -> None:
-    """In a process of its own: pytest has handlers that the command line has not."""
-    argv = [
-        "test",
-        f"ckpt={run}",
-        f"runs={tmp_path}",
-        *HOW,
-        "evaluation=scenes",
-        "set=[dtd]",
-        f"evaluation.root={tmp_path}",
-    ]
-    program = f"from protoclip.cli import main; raise SystemExit(main({argv}))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    told = [line for line in done.stderr.splitlines() if "torchvision's DTD" in line]
-    assert len(told) == 1, done.stderr
-    assert told[0].startswith("missing and left out: dtd, dtd_train: ")
 
 
 def test_words_choose_the_evaluation_alone(run: Path, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_a_sweep_skips_what_is_finished_and_redoes_what_is_gone(
     kept = (word for word in words(tmp_path) if "prototype" not in word and "run.episodes" not in word)
     sweep = ["-m", *kept, "run.episodes=1", "method=clip,protoclip"]
     assert train(sweep) == 0
-    runs = sorted(tmp_path.glob("*/*"))
+    runs = sorted(tmp_path.glob("*-scenes/*"))
     assert sorted(run.parent.name for run in runs) == ["clip-scenes", "protoclip-scenes"]
     made = {run: (run / "rows.jsonl").stat().st_mtime_ns for run in runs}
     capsys.readouterr()
@@ -102,7 +102,7 @@ def test_a_sweep_skips_what_is_finished_and_redoes_what_is_gone(
     weights = torch.load(gone / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     shutil.rmtree(gone)
     assert train(sweep) == 0
-    assert sorted(tmp_path.glob("*/*")) == runs
+    assert sorted(tmp_path.glob("*-scenes/*")) == runs
     assert [run for run in runs if (run / "rows.jsonl").stat().st_mtime_ns != made[run]] == [gone]
     again = torch.load(gone / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert all(torch.equal(weights[name], again[name]) for name in weights)
