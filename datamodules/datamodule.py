@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from datamodules.ahead import AheadLoader
 from datamodules.datasets import BatchShare, EpisodeDataset, EvaluationDataset, collate_evaluation
 from datamodules.episodes import EpisodePlan, EpisodeSampler, local_batch_size
 from datamodules.faults import FaultCounter
@@ -235,7 +236,9 @@ class ImageTextDataModule(pl.LightningDataModule):
         """This process' batches of a set, with captions or labels, but for those of these numbers."""
         dataset = EvaluationDataset(pictures, transform=self.evaluation_transform, tokenize=self.tokenize)
         share = BatchShare(len(dataset), self.evaluation_batch_size, *self._place, done=done)
-        return self._loader(dataset, batch_sampler=share, collate_fn=collate_evaluation)
+        return AheadLoader(
+            dataset, batch_sampler=share, collate_fn=collate_evaluation, **self._loading(persistent=True)
+        )
 
     @property
     def evaluation_inputs(self) -> dict[str, Any]:

@@ -2,23 +2,21 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from datamodules.ahead import ahead
 from datamodules.array_file import ArrayFile, ArrayWriter
 from datamodules.plain_table import PlainRows, PlainTable
 from datamodules.sources import FaultKind
 from datamodules.stored_texts import StoredTexts, blank_texts, store_texts
 from datamodules.table_texts import TableFile, TableTexts
 from datamodules.tables import Rows
-
-T = TypeVar("T")
 
 
 class StoredPairs:
@@ -83,7 +81,7 @@ def store_plain_pairs(table: PlainTable, writer: ArrayWriter) -> tuple[int, dict
     writer.facts |= {"table": facts, "columns": table.columns()}
     dtype = np.min_scalar_type(facts[1] + 1)
     seen = _SeenPlain()
-    writer.add("begins", (begins.astype(dtype) for begins in seen.begins(_ahead(table.rows()))), dtype.str)
+    writer.add("begins", (begins.astype(dtype) for begins in seen.begins(ahead(table.rows()))), dtype.str)
     number = seen.number
     if not seen.rising:  # read once more, since paths that rise need not be held in memory
         paths = [_chosen(rows.paths, ~rows.lacking).cast(pa.large_string()) for rows in table.rows()]
@@ -104,7 +102,7 @@ def store_pairs(batches: Iterable[Rows], writer: ArrayWriter) -> tuple[int, dict
         The number of pairs, and of rows that are dropped by kind.
     """
     seen = _Seen()
-    store_texts(writer, "captions", seen.captions(_ahead(batches)))
+    store_texts(writer, "captions", seen.captions(ahead(batches)))
     codes, paths = _coded(pa.chunked_array(seen.paths, pa.large_binary()))
     store_texts(writer, "paths", paths.chunks)
     if sum(int(counts.sum()) for counts in seen.counts) > len(paths):  # else each pair has one caption
@@ -126,16 +124,6 @@ def _store_places(owners: NDArray[Any], pairs: int, writer: ArrayWriter) -> None
     if (owners[1:] < owners[:-1]).any():
         order = np.argsort(owners, kind="stable")
         writer.add("order", [order], order.dtype.str)
-
-
-def _ahead(batches: Iterable[T]) -> Iterator[T]:
-    """The same, each read while the one before is worked on."""
-    with ThreadPoolExecutor(1) as reader:
-        batches = iter(batches)
-        coming = reader.submit(next, batches, None)
-        while (rows := coming.result()) is not None:
-            coming = reader.submit(next, batches, None)
-            yield rows
 
 
 @dataclass
