@@ -80,7 +80,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if path.name != LAST:  # it may be anything, which is not to be removed
         raise ValueError(f"{path} is no checkpoint ({reason}): give runs/NAME/HASH, or a file in its checkpoints")
     previous = path.with_name(PREVIOUS)
-    usable = path.name == LAST and _is_readable(previous)
+    usable = _is_readable(previous)
     mend = f"to go on after the episode before it, mv {previous} {path}" if usable else "remove it to start anew"
     raise ValueError(f"{path} is damaged ({reason}): {mend}")
 
