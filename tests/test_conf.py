@@ -225,6 +225,46 @@ def test_arms_of_the_demo_differ_in_prototypes_alone() -> None:
     assert any("prototype" in key for key in keys)
 
 
+CONTROLS = {
+    **{"recorded": "features", "shuffled": "labels", "no_translation": "back_translation"},
+    **{"hard": "target_temperature", "no_kmeans": "iterations"},
+}
+"""Arms that are ProtoCLIP but for one option, and its name."""
+SHARED = (
+    *("seed", "run.", "episode.", "batch_size", "towers.", "views.", "optimizer.", "trainer.", "evaluation.", "recipe"),
+    *("data.", "datamodule.train.", "datamodule.plan.", "datamodule.image_views.", "datamodule.text_views."),
+)
+"""What no arm of a comparison changes."""
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("scenes", {"data.num_pairs": 10_000, "data.train.noise": 0.2, "episode.size": 2500, "towers.image_size": 32}),
+        ("flickr8k", {"run.epochs": 100, "batch_size": 128, "episode.size": 2800, "towers.image_size": 48}),
+    ],
+)
+def test_arms_of_a_comparison_differ_in_what_they_name(
+    name: str, sizes: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROTOCLIP_DATA", "data")
+    words = [f"experiment={name}_comparison"]
+    with initialize_config_module("conf", version_base="1.3"):
+        chosen = compose("config", overrides=words).compare.arms
+        arms = {arm: resolved(compose("config", overrides=[*words, *chosen[arm].overrides])) for arm in chosen}
+    protoclip, absent = arms["protoclip"], object()
+    assert {key: protoclip[key] for key in sizes} == sizes
+    assert len(arms) == {"scenes": 12, "flickr8k": 6}[name]
+    for arm, config in arms.items():
+        changed = {
+            key for key in config.keys() | protoclip.keys() if config.get(key, absent) != protoclip.get(key, absent)
+        }
+        length = {"run.epochs"} if arm == "clip_equal_cost" else set()
+        assert {key for key in changed if key.startswith(SHARED)} <= length, arm
+        if arm in CONTROLS:
+            assert {key.rpartition(".")[2] for key in changed} == {CONTROLS[arm]}
+
+
 def test_every_arm_of_the_comparison_on_scenes_is_a_model() -> None:
     tiny = [word for word in TINY if word not in {"episode.size=32", "data.num_pairs=64"}]
     words = ["experiment=scenes_comparison", *tiny, "episode.size=64", "data.num_pairs=64"]

@@ -161,7 +161,9 @@ class TeacherClusters(Grouping):
             else:
                 if self._row_labels is None:
                     everything = torch.tensor(cache.features)
-                    self._row_labels = self.cluster(everything, num_prototypes, seed=seed).labels
+                    read = everything.any(1)  # unreadable pairs are zeros, and would take a prototype of their own
+                    self._row_labels = torch.zeros(len(everything), dtype=torch.long)
+                    self._row_labels[read] = self.cluster(everything[read], num_prototypes, seed=seed).labels
                 labels = self._row_labels[cache.row_numbers(features.indices, features.captions)].long()
                 clusters = labelled_clusters(teacher_features, labels, num_prototypes)
         with phase("back_translation"):

@@ -35,8 +35,6 @@ NO_BEST = frozenset(
     | {"episodes", "steps", "pairs", "seconds", "relative_epoch", "relative_cost"}
 )
 """Metrics that describe a model without ranking it."""
-SIDES = ("image_", "text_")
-"""Before the name of a metric that is taken of each modality."""
 
 
 @dataclass(frozen=True)
@@ -129,9 +127,10 @@ def decimals(column: str) -> int:
 
 
 def metric_of(column: str) -> str:
-    """The metric of a column ``task/metric``, whichever modality it is of: ``nmi`` of ``x_pseudo_labels/image_nmi``."""
+    """The metric of a column ``task/metric``, whatever it is taken of: ``nmi`` of ``x_pseudo_labels/image_nmi``."""
     metric = column.rpartition("/")[2]
-    return next((metric.removeprefix(side) for side in SIDES if metric.startswith(side)), metric)
+    known = UNIT_SCALE | LOWER_IS_BETTER | NO_BEST
+    return next((name for name in known if metric.endswith(f"_{name}")), metric)
 
 
 def difference_text(difference: Difference, digits: int, *, interval: bool) -> str:

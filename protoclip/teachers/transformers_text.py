@@ -55,6 +55,9 @@ class TransformersText(Encoder):
         from transformers import AutoModel  # noqa: PLC0415 - takes seconds
 
         tokenizer, network = load_pretrained(self.model, AutoModel, revision=self.revision, option="model")
+        if network.main_input_name != "input_ids" or hasattr(network.config, "vision_config"):
+            told = f"model={self.model} is no model of texts alone"
+            raise ValueError(f"{told}: open_clip's text towers are teacher=clip_text")
         return tokenizer, network.get_encoder() if network.config.is_encoder_decoder else network
 
     def _encode(self, items: Sequence[Any]) -> Tensor:

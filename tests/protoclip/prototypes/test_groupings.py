@@ -160,6 +160,15 @@ def test_the_corpus_is_clustered_once_and_all_of_it(cache: Cache) -> None:
     assert len(second.image.prototypes) == len(first.image.prototypes) == COUNT
 
 
+def test_rows_of_unreadable_pairs_take_no_prototype_of_the_corpus(cache: Cache) -> None:
+    given = features()
+    unread = np.setdiff1d(np.arange(len(cache.groups)), cache.row_numbers(given.indices, given.captions).numpy())
+    cache.features = np.array(cache.features)
+    cache.features[unread] = 0
+    found = group(TeacherClusters("bert", scope="corpus", cluster=KMeans(**BACKEND)), given, bert=cache)
+    assert same_partition(found.image.labels, expected_groups(cache, given))
+
+
 def test_the_corpus_clusters_survive_a_checkpoint(cache: Cache) -> None:
     before = TeacherClusters("bert", scope="corpus", cluster=KMeans(**BACKEND))
     assert before.state_dict() == {}

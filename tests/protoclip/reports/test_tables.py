@@ -102,9 +102,9 @@ def test_lower_is_better_and_descriptions_have_no_best() -> None:
 
 @pytest.mark.parametrize(
     ("metric", "digits"),
-    [("nmi", 3), ("image_nmi", 3), ("text_purity", 3), ("image_top1", 2)],
+    [("nmi", 3), ("image_nmi", 3), ("text_purity", 3), ("prototype_text_purity", 3), ("image_top1", 2)],
 )
-def test_metrics_of_a_modality_have_the_decimals_of_the_metric(metric: str, digits: int) -> None:
+def test_a_metric_of_some_part_has_the_decimals_of_the_metric(metric: str, digits: int) -> None:
     assert decimals(f"image_nmi/{metric}") == digits
 
 

