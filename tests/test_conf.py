@@ -206,17 +206,23 @@ def resolved(config: DictConfig) -> dict[str, Any]:
     return {".".join(path): value for path, value in leaves(plain)}
 
 
-def test_arms_of_the_demo_differ_in_prototypes_alone() -> None:
+def resolved_arms(experiment: str) -> dict[str, dict[str, Any]]:
+    words = [f"experiment={experiment}"]
     with initialize_config_module("conf", version_base="1.3"):
-        base = compose("config", overrides=["experiment=demo"])
-        arms = {
-            name: resolved(compose("config", overrides=["experiment=demo", *arm.overrides]))
-            for name, arm in base.compare.arms.items()
-        }
+        arms = compose("config", overrides=words).compare.arms
+        return {name: resolved(compose("config", overrides=[*words, *arm.overrides])) for name, arm in arms.items()}
+
+
+def changed(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
+    absent = object()
+    return {key for key in one.keys() | other.keys() if one.get(key, absent) != other.get(key, absent)}
+
+
+def test_arms_of_the_demo_differ_in_prototypes_alone() -> None:
+    arms = resolved_arms("demo")
     clip, protoclip = arms["clip"], arms["protoclip"]
     assert clip == arms["clip_equal_cost"]  # its length is set from the measured cost
-    absent = object()
-    keys = {key for key in clip.keys() | protoclip.keys() if clip.get(key, absent) != protoclip.get(key, absent)}
+    keys = changed(clip, protoclip)
     empty = {f"{prefix}{name}" for prefix in ("", "model.") for name in ("heads", "banks", "phases")}
     published = {key for key in keys if key.startswith("published_view")}  # which recipe=matched does not look at
     others = {key for key in keys if "prototype" not in key} - empty - published
@@ -248,21 +254,16 @@ def test_arms_of_a_comparison_differ_in_what_they_name(
     name: str, sizes: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PROTOCLIP_DATA", "data")
-    words = [f"experiment={name}_comparison"]
-    with initialize_config_module("conf", version_base="1.3"):
-        chosen = compose("config", overrides=words).compare.arms
-        arms = {arm: resolved(compose("config", overrides=[*words, *chosen[arm].overrides])) for arm in chosen}
-    protoclip, absent = arms["protoclip"], object()
+    arms = resolved_arms(f"{name}_comparison")
+    protoclip = arms["protoclip"]
     assert {key: protoclip[key] for key in sizes} == sizes
     assert len(arms) == {"scenes": 12, "flickr8k": 6}[name]
     for arm, config in arms.items():
-        changed = {
-            key for key in config.keys() | protoclip.keys() if config.get(key, absent) != protoclip.get(key, absent)
-        }
+        keys = changed(config, protoclip)
         length = {"run.epochs"} if arm == "clip_equal_cost" else set()
-        assert {key for key in changed if key.startswith(SHARED)} <= length, arm
+        assert {key for key in keys if key.startswith(SHARED)} <= length, arm
         if arm in CONTROLS:
-            assert {key.rpartition(".")[2] for key in changed} == {CONTROLS[arm]}
+            assert {key.rpartition(".")[2] for key in keys} == {CONTROLS[arm]}
 
 
 def test_every_arm_of_the_comparison_on_scenes_is_a_model() -> None:
