@@ -431,6 +431,26 @@ def test_terms_see_full_precision(protoclip: ImageTextPretraining) -> None:
     assert seen == [(False, {torch.float32})] * 2
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+def test_gradients_of_a_fused_optimizer_are_clipped(clip: ImageTextPretraining, precision: str, algorithm: str) -> None:
+    largest = []
+
+    def look(optimizer: Any, *_: Any) -> None:
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norms = [gradient.norm() if algorithm == "norm" else gradient.abs().max() for gradient in gradients]
+        largest.append(float(torch.stack(norms).norm() if algorithm == "norm" else max(norms)))
+
+    def fused(groups: Any, **options: Any) -> torch.optim.Optimizer:
+        optimizer = torch.optim.AdamW(groups, fused=True, **options)
+        optimizer.register_step_post_hook(look)
+        return optimizer
+
+    clip.optimizer_factory = fused
+    fit(clip, episodes(2), precision=precision, gradient_clip_val=1e-3, gradient_clip_algorithm=algorithm)
+    assert largest == pytest.approx([1e-3] * 2, rel=1e-2)
+
+
 def test_learning_rate_follows_the_schedule_by_step(clip: ImageTextPretraining) -> None:
     clip.schedule_factory = WarmupCosine(warmup=0.5)
     steps = fit(clip, episodes(3), max_epochs=2)

@@ -57,6 +57,12 @@ def test_a_run_leaves_its_results(finished: Path) -> None:
     assert (finished / "DONE").exists()
 
 
+def test_the_trainer_of_a_gpu_trains(tmp_path: Path) -> None:
+    assert train(words(tmp_path, "trainer=gpu", "trainer.accelerator=cpu")) == 0
+    (run,) = (tmp_path / "protoclip-scenes").iterdir()
+    assert (run / "DONE").exists()
+
+
 def test_a_finished_run_loads(finished: Path) -> None:
     module, settings = load(finished)
     assert settings["run"]["method"] == "protoclip"
