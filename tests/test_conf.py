@@ -15,6 +15,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from callbacks.evaluation import Evaluation
 from datamodules.region_cache import RegionCache
 from datamodules.summary_cache import SummaryCache
+from protoclip.checkpoints import AtomicCheckpointIO
 from protoclip.cli.build import (
     build_datamodule,
     build_module,
@@ -27,6 +28,7 @@ from protoclip.cli.translate import leaves, translate, translated
 from protoclip.detector import Detector
 from protoclip.instantiate import instantiate
 from protoclip.summarisers import Summariser
+from protoclip.sync_batchnorm import SyncBatchNorms
 from tests.conftest import TINY, Compose
 from tests.corpora import CAPTIONS, write_corpora
 from tests.teachers import fill_caches
@@ -49,6 +51,7 @@ GROUPS = {
     *("callbacks", "compare", "data", "detector", "distillation", "evaluation", "experiment", "logger"),
     *("method", "optimizer", "recipe", "summariser", "task", "teacher", "term", "towers", "trainer", "view", "views"),
 }
+CPU = ("trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true")
 SCENES = "_target_:datamodules.scenes.ScenePairs,split:train,size:2048,image_size:32"
 TOOLS: dict[str, tuple[type, type]] = {"detector": (Detector, RegionCache), "summariser": (Summariser, SummaryCache)}
 """Groups of a model that goes through a corpus once, and of what it writes."""
@@ -180,9 +183,16 @@ def test_every_yaml_composes_and_instantiates(
         assert all({*task.needs} <= {*sets, *datamodule.missing} for task in evaluation.tasks[part].values())
 
 
+@pytest.mark.parametrize("synchronised", [True, False])
+def test_ddp_synchronises_batch_norms_by_our_plugin(synchronised: bool, compose_tiny: Compose) -> None:
+    config = compose_tiny("clip", "trainer=ddp", *CPU, f"trainer.sync_batchnorm={synchronised}")
+    trainer = build_trainer(config, build_datamodule(config))
+    assert isinstance(trainer._accelerator_connector._layer_sync, SyncBatchNorms) == synchronised
+    assert isinstance(trainer.strategy.checkpoint_io, AtomicCheckpointIO)
+
+
 def test_ddp_waits_for_the_process_that_clusters(compose_tiny: Compose) -> None:
-    cpu = ("trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true", "trainer.sync_batchnorm=false")
-    config = compose_tiny("protoclip", "trainer=ddp", *cpu)
+    config = compose_tiny("protoclip", "trainer=ddp", *CPU, "trainer.sync_batchnorm=false")
     strategy = build_trainer(config, build_datamodule(config)).strategy
     assert isinstance(strategy, DDPStrategy)
     assert strategy._timeout == timedelta(hours=6)

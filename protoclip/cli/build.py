@@ -32,6 +32,7 @@ from protoclip.module import ImageTextPretraining
 from protoclip.prototypes import PrototypeBank, TeacherClusters
 from protoclip.ranges import PositiveFloat, PositiveInt
 from protoclip.runs import Run, config_hash
+from protoclip.sync_batchnorm import SyncBatchNorms
 from protoclip.terms import FeatureDistillation, Prototype, Term
 from protoclip.tokenizer import Tokenizer
 
@@ -211,10 +212,14 @@ def prepare_processes(trainer: pl.Trainer) -> None:
 
 
 def on_this_machine(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings with the plugins that the surroundings ask for: SLURM must not requeue, which saves inside episodes."""
+    """Settings with plugins that they and the surroundings ask for: SLURM must not requeue, which saves in episodes."""
+    plugins = [*(settings["trainer"].get("plugins") or ())]
+    if settings["trainer"].get("sync_batchnorm"):
+        plugins.append({"class_path": f"{SyncBatchNorms.__module__}.SyncBatchNorms"})
     if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
         slurm = {"class_path": f"{SLURMEnvironment.__module__}.SLURMEnvironment", "init_args": {"auto_requeue": False}}
-        settings["trainer"]["plugins"] = [*(settings["trainer"].get("plugins") or ()), slurm]
+        plugins.append(slurm)
+    settings["trainer"]["plugins"] = plugins
     return settings
 
 
